@@ -1,0 +1,71 @@
+"""One typed settings object: environment, then a TOML file, then defaults; nothing is read on import."""
+
+from pathlib import Path
+
+from pydantic import Field, PositiveInt
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+
+def user_data_dir() -> Path:
+    """Folder where ml4ad keeps what belongs to this user: ``$XDG_DATA_HOME/ml4ad`` or ``~/.local/share/ml4ad``."""
+    import os
+
+    base = os.environ.get("XDG_DATA_HOME")
+    return (Path(base) if base else Path.home() / ".local" / "share") / "ml4ad"
+
+
+def settings_file() -> Path:
+    """The TOML file that is read: ``$ML4AD_SETTINGS`` or ``$XDG_CONFIG_HOME/ml4ad/settings.toml``."""
+    import os
+
+    named = os.environ.get("ML4AD_SETTINGS")
+    if named:
+        return Path(named)
+    base = os.environ.get("XDG_CONFIG_HOME")
+    return (Path(base) if base else Path.home() / ".config") / "ml4ad" / "settings.toml"
+
+
+class Settings(BaseSettings):
+    """What can be set; each name is also an environment variable ``ML4AD_<NAME>`` and a key of the TOML file."""
+
+    model_config = SettingsConfigDict(env_prefix="ML4AD_", extra="forbid", frozen=True)
+
+    database_url: str | None = Field(
+        None, description="postgresql://user:password@host/name; without it an embedded server"
+    )
+    data_dir: Path = Field(
+        default_factory=user_data_dir, description="where the embedded server and caches live"
+    )
+    memory_mb: PositiveInt = Field(
+        256, description="contents held in memory at a time while a file is read, in MB"
+    )
+    statement_timeout_s: PositiveInt = Field(
+        30, description="longest time that a query with a user's pattern may take, in seconds"
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments first, then the environment, then the TOML file."""
+        del dotenv_settings, file_secret_settings
+        toml = TomlConfigSettingsSource(settings_cls, toml_file=settings_file())
+        return init_settings, env_settings, toml
+
+
+def load() -> Settings:
+    """Settings as the environment and the TOML file give them now.
+
+    Raises ValueError (pydantic's, naming key and value) if one of them is not acceptable.
+    """
+    return Settings()
