@@ -28,7 +28,7 @@ _HOMES = {
 }
 _MODULES = ("dqmio", "settings", "simulate", "store", "ingest", "archive", "detect", "pictures")
 
-__all__ = ["Archive", "Axis", "HistogramStack", "connect", *_MODULES]  # noqa: PLE0604
+__all__ = ["Archive", "Axis", "HistogramStack", "connect", *_MODULES]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,7 @@
-"""One typed settings object: environment, then a TOML file, then defaults; nothing is read on import."""
+"""One typed settings object: environment, then a TOML file, then defaults.
+
+Nothing is read on import.
+"""
 
 from pathlib import Path
 
@@ -12,7 +15,7 @@ from pydantic_settings import (
 
 
 def user_data_dir() -> Path:
-    """Folder where ml4ad keeps what belongs to this user: ``$XDG_DATA_HOME/ml4ad`` or ``~/.local/share/ml4ad``."""
+    """Folder of this user's data: ``$XDG_DATA_HOME/ml4ad`` or ``~/.local/share/ml4ad``."""
     import os
 
     base = os.environ.get("XDG_DATA_HOME")
@@ -20,7 +23,7 @@ def user_data_dir() -> Path:
 
 
 def settings_file() -> Path:
-    """The TOML file that is read: ``$ML4AD_SETTINGS`` or ``$XDG_CONFIG_HOME/ml4ad/settings.toml``."""
+    """TOML file that is read: ``$ML4AD_SETTINGS`` or ``$XDG_CONFIG_HOME/ml4ad/settings.toml``."""
     import os
 
     named = os.environ.get("ML4AD_SETTINGS")
@@ -31,7 +34,7 @@ def settings_file() -> Path:
 
 
 class Settings(BaseSettings):
-    """What can be set; each name is also an environment variable ``ML4AD_<NAME>`` and a key of the TOML file."""
+    """What can be set; each is also a variable ``ML4AD_<NAME>`` and a key of the TOML file."""
 
     model_config = SettingsConfigDict(env_prefix="ML4AD_", extra="forbid", frozen=True)
 

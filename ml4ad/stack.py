@@ -70,8 +70,8 @@ def is_profile(kind: str) -> bool:
 class Axis:
     """Bin edges, title and labels of one axis.
 
-    ``edges`` is ``(n + 1,)`` and rises strictly. ``labels`` is empty or one text per bin ("" where a
-    bin has none). ``variable`` says that the file listed every edge, rather than two limits.
+    ``edges`` is ``(n + 1,)`` and rises strictly. ``labels`` is empty or one text per bin ("" where
+    a bin has none). ``variable`` says that the file listed every edge, rather than two limits.
     Raises ValueError if the edges do not rise, are not finite, or the labels are not one per bin.
 
     >>> Axis.regular(4, 0, 2, title="pT [GeV]").edges
@@ -116,7 +116,7 @@ class Axis:
         """Axis of ``n_bins`` bins of equal width from ``low`` to ``high``."""
         if n_bins < 1 or not high > low:
             raise ValueError(f"{n_bins} bins from {low} to {high}: want at least one, rising")
-        edges = low + np.arange(n_bins + 1) * ((high - low) / n_bins)
+        edges: Floats = low + np.arange(n_bins + 1, dtype=np.float64) * ((high - low) / n_bins)
         edges[-1] = high
         return cls(edges, title=title, name=name, labels=tuple(labels))
 
@@ -152,14 +152,15 @@ class Axis:
         spacing = "variable bins" if self.variable else "bins"
         named = f", {self.title!r}" if self.title else ""
         labelled = ", labelled" if self.labels else ""
-        return f"Axis({self.n_bins} {spacing}, {self.edges[0]:g} to {self.edges[-1]:g}{named}{labelled})"
+        span = f"{self.edges[0]:g} to {self.edges[-1]:g}"
+        return f"Axis({self.n_bins} {spacing}, {span}{named}{labelled})"
 
     def same_binning(self, other: Axis) -> bool:
         """Whether both axes have exactly the same edges; titles and labels may differ."""
         return np.array_equal(self.edges, other.edges)
 
     def rebin(self, factor: int) -> Axis:
-        """Axis with ``factor`` neighbouring bins joined; raises ValueError if they do not divide the bins."""
+        """Axis with ``factor`` neighbours joined; ValueError if that does not divide them."""
         if factor < 1 or self.n_bins % factor:
             raise ValueError(f"rebin by {factor}: want a divisor of {self.n_bins} bins")
         if factor == 1:
@@ -167,7 +168,7 @@ class Axis:
         return dataclasses.replace(self, edges=self.edges[::factor], labels=())
 
     def to_hist(self, name: str) -> Any:
-        """The ``hist.axis`` with these edges, labelled with the title (labels are in ``.labels``)."""
+        """``hist.axis`` with these edges and the title as label (bin labels in ``.labels``)."""
         import hist
 
         if self.variable:
@@ -182,8 +183,9 @@ class Axis:
 def as_ls_mask(ls_numbers: Ints, wanted: LsSelection) -> NDArray[np.bool_]:
     """Which of ``ls_numbers`` are ``wanted``, ``(n_ls,)``.
 
-    ``wanted`` is one number, an iterable of numbers, an iterable of inclusive ``[first, last]`` pairs
-    (as in certification JSON), or a slice of numbers with its end included (as pandas' ``.loc``).
+    ``wanted`` is one number, an iterable of numbers, an iterable of inclusive ``[first, last]``
+    pairs (as in certification JSON), or a slice of numbers with its end included (as pandas'
+    ``.loc``).
 
     >>> as_ls_mask(np.array([1, 2, 5, 9]), [[2, 5], [9, 9]])
     array([False,  True,  True,  True])
@@ -217,19 +219,19 @@ class HistogramStack:
 
     Axis 0 of every array is the lumisection (``ls_numbers``, sorted, each once), then x, y, z.
 
-    * ``contents`` ``(n_ls, nx+2[, ny+2[, nz+2]])`` in the file's dtype: ROOT's cells, index 0 underflow,
-      -1 overflow. Of a profile: the sums of weight times value.
+    * ``contents`` ``(n_ls, nx+2[, ny+2[, nz+2]])`` in the file's dtype: ROOT's cells, index 0
+      underflow, -1 overflow. Of a profile: the sums of weight times value.
     * ``entries`` ``(n_ls,)`` float64: ROOT's number of fills.
     * ``sumw2``: as contents, float64, or None where the file has none: ROOT's Sumw2 (sum of squared
       weights; of a profile the sums of weight times squared value).
-    * ``sum_of_weights``, ``sum_of_weights_squared``: of profiles only, as in hist's WeightedMean storage;
-      the second is None where the weights were all 1.
-    * ``statistics`` ``(n_ls, n)`` float64: ROOT's running sums, named by ``statistics_names(kind)``; zeros
-      where unknown.
-    * ``run_ls_numbers``: every lumisection that the source knows of this run; ``missing`` is what is
-      not here. None where the source does not know.
-    * ``error_mode``, ``value_range``: of profiles only: ROOT's error option ("" or "s", "i", "g") and the
-      limits of the value axis (equal: none).
+    * ``sum_of_weights``, ``sum_of_weights_squared``: of profiles only, as in hist's WeightedMean
+      storage; the second is None where the weights were all 1.
+    * ``statistics`` ``(n_ls, n)`` float64: ROOT's running sums, named by
+      ``statistics_names(kind)``; zeros where unknown.
+    * ``run_ls_numbers``: every lumisection that the source knows of this run; ``missing`` is what
+      is not here. None where the source does not know.
+    * ``error_mode``, ``value_range``: of profiles only: ROOT's error option ("" or "s", "i", "g")
+      and the limits of the value axis (equal: none).
     """
 
     me: str
@@ -258,7 +260,9 @@ class HistogramStack:
         object.__setattr__(self, "axes", tuple(self.axes))
         n_ls = len(ls_numbers)
         if ls_numbers.ndim != 1 or (n_ls > 1 and not (np.diff(ls_numbers) > 0).all()):
-            raise ValueError(f"{self.me}: lumisection numbers must rise, each once; got {ls_numbers}")
+            raise ValueError(
+                f"{self.me}: lumisection numbers must rise, each once; got {ls_numbers}"
+            )
         if len(self.axes) != KINDS[self.kind][0]:
             raise ValueError(f"{self.me}: a {self.kind} with {len(self.axes)} axes")
         shape = (n_ls, *(axis.n_bins + 2 for axis in self.axes))
@@ -295,11 +299,11 @@ class HistogramStack:
     ) -> HistogramStack:
         """Stack of an analyst's own arrays, in any order of lumisections.
 
-        ``contents`` is ``(n_ls, nx[, ny[, nz]])`` or the same with flow bins (two more per axis); so are
-        the other arrays. ``axes`` holds an `Axis`, or edges, per axis. ``kind`` follows from the dtype if
-        not given (float32 TH1F, float64 TH1D, int16 TH1S, int32 TH1I, and so on; other integers are
-        taken as float64). ``entries`` is the sum of the contents if not given.
-        Raises ValueError if shapes disagree, a lumisection occurs twice or is negative.
+        ``contents`` is ``(n_ls, nx[, ny[, nz]])`` or the same with flow bins (two more per axis);
+        so are the other arrays. ``axes`` holds an `Axis`, or edges, per axis. ``kind`` follows from
+        the dtype if not given (float32 TH1F, float64 TH1D, int16 TH1S, int32 TH1I, and so on; other
+        integers are taken as float64). ``entries`` is the sum of the contents if not given. Raises
+        ValueError if shapes disagree, a lumisection occurs twice or is negative.
 
         >>> stack = HistogramStack.from_arrays(
         ...     [[1.0, 2.0]], [[0, 1, 2]], ls_numbers=[7], run_number=1, me="A/b"
@@ -386,7 +390,8 @@ class HistogramStack:
     def missing(self) -> Ints:
         """Lumisections that the run has and this element lacks, sorted.
 
-        Where the source does not know the run's lumisections: the gaps between the first and last here.
+        Where the source does not know the run's lumisections: the gaps between the first and last
+        here.
         """
         if self.run_ls_numbers is not None:
             return np.setdiff1d(self.run_ls_numbers, self.ls_numbers)
@@ -401,7 +406,7 @@ class HistogramStack:
         return array if flow else array[(slice(None), *[slice(1, -1)] * len(self.axes))]
 
     def values(self, flow: bool = False) -> NDArray[Any]:
-        """Bin values ``(n_ls, nx[, ny[, nz]])``: contents, or the means of a profile (NaN where empty)."""
+        """Bin values ``(n_ls, nx[, ny[, nz]])``: contents, or a profile's means (NaN if empty)."""
         contents = self._view(self.contents, flow)
         if self.sum_of_weights is None:
             return contents
@@ -409,7 +414,7 @@ class HistogramStack:
             return contents / self._view(self.sum_of_weights, flow)
 
     def variances(self, flow: bool = False) -> Floats:
-        """Variance of every bin value, as `values`: Sumw2 or the contents; of a profile, of the mean.
+        """Variance of every value, as `values`: Sumw2 or the contents; of a profile, of the mean.
 
         NaN where a profile's bin holds too little to tell.
         """
@@ -446,15 +451,15 @@ class HistogramStack:
 
     def _profile_hist(self, out: hist.Hist, row: Mapping[str, NDArray[Any] | None]) -> hist.Hist:
         contents, sumw2, weights = row["contents"], row["sumw2"], row["sum_of_weights"]
-        assert contents is not None and sumw2 is not None and weights is not None  # noqa: S101, PT018
+        assert contents is not None and sumw2 is not None and weights is not None  # noqa: S101,PT018
         squares = row["sum_of_weights_squared"]
         view = out.view(flow=True)
         with np.errstate(divide="ignore", invalid="ignore"):
             mean = np.where(weights != 0, contents / weights, 0.0)
-        view["sum_of_weights"] = weights
-        view["sum_of_weights_squared"] = weights if squares is None else squares
-        view["value"] = mean
-        view["_sum_of_weighted_deltas_squared"] = np.maximum(sumw2 - weights * mean**2, 0)
+        view.sum_of_weights = weights
+        view.sum_of_weights_squared = weights if squares is None else squares
+        view.value = mean
+        view._sum_of_weighted_deltas_squared = np.maximum(sumw2 - weights * mean**2, 0)
         out.name, out.label = self.me, self.title
         return out
 
@@ -496,7 +501,7 @@ class HistogramStack:
         return at
 
     def select(self, wanted: LsSelection) -> HistogramStack:
-        """Stack of the wanted lumisections that are here: numbers, ``[first, last]`` pairs, or a slice.
+        """Stack of those wanted that are here: numbers, ``[first, last]`` pairs, or a slice.
 
         A slice takes numbers with its end included, as pandas' ``.loc`` does.
         """
@@ -529,7 +534,9 @@ class HistogramStack:
         self.check_compatible(other)
         if not np.array_equal(self.ls_numbers, other.ls_numbers):
             odd = np.setxor1d(self.ls_numbers, other.ls_numbers)
-            raise ValueError(f"lumisections {odd.tolist()[:10]} are in one stack only: select first")
+            raise ValueError(
+                f"lumisections {odd.tolist()[:10]} are in one stack only: select first"
+            )
         changed: dict[str, Any] = {}
         pair = (self, other)
         for name in _PER_LS:
@@ -551,10 +558,10 @@ class HistogramStack:
         return source.astype(np.float64)
 
     def grouped(self, groups: Sequence[ArrayLike]) -> HistogramStack:
-        """One histogram per group of lumisection numbers, summed; each is named by its first number.
+        """One histogram per group of lumisections, summed; each is named by its first number.
 
-        Contents are summed in float64 (integers in int64) and returned so: kind TH1D, TH2D for counts.
-        A group may name lumisections that are missing here; an empty group is dropped.
+        Contents are summed in float64, and the kind is that of ROOT's doubles (TH1D, TH2D). A group
+        may name lumisections that are missing here; an empty group is dropped.
         """
         members = [np.flatnonzero(np.isin(self.ls_numbers, np.asarray(group))) for group in groups]
         members = [rows for rows in members if len(rows)]
@@ -565,18 +572,16 @@ class HistogramStack:
                 continue
             sums = [array[rows].sum(axis=0, dtype=np.float64) for rows in members]
             changed[name] = np.array(sums).reshape(len(members), *array.shape[1:])
-        kind = self.kind
-        if not self.is_profile:
-            kind = {1: "TH1D", 2: "TH2D", 3: "TH3F"}[len(self.axes)]
+        kind = self.kind if self.is_profile else _summed_kind(len(self.axes))
         first = np.argsort(changed["ls_numbers"], kind="stable")
         out = dataclasses.replace(self, kind=kind, run_ls_numbers=None, **changed)
         return out if (np.diff(first) > 0).all() else out._take(first)
 
     def grouped_to(self, amounts: Mapping[int, float], target: float) -> HistogramStack:
-        """Consecutive lumisections summed until ``amounts`` (say luminosity by lumisection) reach ``target``.
+        """Consecutive lumisections summed until ``amounts`` by lumisection reach ``target``.
 
-        A rest at the end that does not reach the target is left out. A lumisection without an amount
-        counts nothing and is left out. Raises ValueError if the target is not positive.
+        A rest at the end that does not reach the target is left out. A lumisection without an
+        amount counts nothing and is left out. Raises ValueError if the target is not positive.
         """
         if not target > 0:
             raise ValueError(f"target {target}, want a positive amount")
@@ -595,9 +600,10 @@ class HistogramStack:
         return self.grouped(groups)
 
     def project(self, *axes: str) -> HistogramStack:
-        """Stack over the named axes only (``"x"``, ``"y"``, ``"z"``), the others summed with their flow.
+        """Stack over the named axes only (of x, y, z), the others summed with their flow.
 
-        Raises ValueError for an unknown axis or for a profile, whose means do not project to counts.
+        Raises ValueError for an unknown axis or for a profile, whose means do not project to
+        counts.
         """
         known = "xyz"[: len(self.axes)]
         if self.is_profile:
@@ -606,48 +612,46 @@ class HistogramStack:
             raise ValueError(f"axes {axes}, want some of {', '.join(known)}")
         keep = sorted(known.index(axis) for axis in axes)
         gone = tuple(i + 1 for i in range(len(self.axes)) if i not in keep)
-        kind = self.kind.replace(str(len(self.axes)), str(len(keep)), 1)
-        if kind not in KINDS:
-            kind = f"TH{len(keep)}D"
 
-        def over(array: NDArray[Any] | None) -> NDArray[Any] | None:
-            return None if array is None else array.sum(axis=gone, dtype=array.dtype)
+        def over(array: NDArray[Any]) -> Floats:
+            return array.sum(axis=gone, dtype=np.float64)
 
         return dataclasses.replace(
             self,
-            kind=kind,
+            kind=_summed_kind(len(keep)),
             axes=tuple(self.axes[i] for i in keep),
             contents=over(self.contents),
-            sumw2=over(self.sumw2),
+            sumw2=None if self.sumw2 is None else over(self.sumw2),
             statistics=np.empty((0, 0)),
         )
 
     def rebin(self, x: int = 1, y: int = 1, z: int = 1) -> HistogramStack:
-        """Stack with neighbouring bins joined; raises ValueError where the factor does not divide them."""
+        """Stack with neighbouring bins joined; ValueError if that does not divide them."""
         factors = (x, y, z)[: len(self.axes)]
         axes = tuple(axis.rebin(f) for axis, f in zip(self.axes, factors, strict=True))
         if (x, y, z)[len(self.axes) :] != (1,) * (3 - len(self.axes)):
             raise ValueError(f"{self.me} has {len(self.axes)} axes only")
 
-        def joined(array: NDArray[Any] | None) -> NDArray[Any] | None:
+        def joined(array: NDArray[Any] | None) -> Floats | None:
             if array is None:
                 return None
+            array = array.astype(np.float64)
             for i, factor in enumerate(factors):
                 if factor > 1:
                     n_bins = array.shape[i + 1] - 2
                     starts = [0, *range(1, n_bins + 1, factor), n_bins + 1]
-                    array = np.add.reduceat(array, starts, axis=i + 1, dtype=array.dtype)
+                    array = np.add.reduceat(array, starts, axis=i + 1)
             return array
 
         per_bin = ("contents", "sumw2", "sum_of_weights", "sum_of_weights_squared")
-        return dataclasses.replace(
-            self, axes=axes, **{name: joined(getattr(self, name)) for name in per_bin}
-        )
+        changed: dict[str, Any] = {name: joined(getattr(self, name)) for name in per_bin}
+        kind = self.kind if self.is_profile else _summed_kind(len(self.axes))
+        return dataclasses.replace(self, kind=kind, axes=axes, **changed)
 
     # -- elsewhere -------------------------------------------------------------------------------
 
     def to_pandas(self, flow: bool = False) -> pd.DataFrame:
-        """Values as a DataFrame: a row per lumisection, a column per bin (its centre, or its label).
+        """Values as a DataFrame: a row per lumisection, a column per bin (its centre or label).
 
         Maps have two column levels, x and y. With ``flow`` the outer columns are -inf and inf.
         """
@@ -668,7 +672,7 @@ class HistogramStack:
         return pd.DataFrame(self.values(flow).reshape(len(self), -1), index=index, columns=columns)
 
     def to_xarray(self) -> xr.DataArray:
-        """Values as an ``xarray.DataArray`` over ``ls_number`` and bin centres; needs the extra ``xarray``."""
+        """Values as a DataArray over ``ls_number`` and bin centres; needs the extra ``xarray``."""
         try:
             import xarray as xr
         except ImportError as missing:
@@ -705,6 +709,11 @@ class HistogramStack:
         return f"<div>{sketch(self)}<div><small>{lines}</small></div></div>"
 
 
+def _summed_kind(n_axes: int) -> str:
+    # Sums of shorts would overflow, sums of floats lose counts; DQMIO has no TH3D.
+    return {1: "TH1D", 2: "TH2D", 3: "TH3F"}[n_axes]
+
+
 def _kind_of(dtype: np.dtype[Any], n_axes: int, kind: str | None) -> tuple[np.dtype[Any], str]:
     if kind is not None:
         if kind not in KINDS:
@@ -720,8 +729,8 @@ def _kind_of(dtype: np.dtype[Any], n_axes: int, kind: str | None) -> tuple[np.dt
 def concatenate(stacks: Sequence[HistogramStack]) -> HistogramStack:
     """One stack of the lumisections of all: one element, one run, one kind, one binning.
 
-    Titles and labels are those of the stack with the highest lumisection. Raises ValueError if there is
-    no stack, they differ in what must be one, or two hold the same lumisection.
+    Titles and labels are those of the stack with the highest lumisection. Raises ValueError if
+    there is no stack, they differ in what must be one, or two hold the same lumisection.
     """
     if not stacks:
         raise ValueError("no stack to concatenate")
@@ -757,7 +766,7 @@ def concatenate(stacks: Sequence[HistogramStack]) -> HistogramStack:
 
 
 def sketch(stack: HistogramStack, width: int = 240, height: int = 120) -> str:
-    """Small SVG of all lumisections together: steps in 1D, shades in 2D (z summed), without axes."""
+    """Small SVG of all lumisections together: steps in 1D, shades in 2D, without axes."""
     from html import escape
 
     total = stack.values().astype(np.float64)

@@ -1,4 +1,4 @@
-"""The command ``ml4ad``: each subcommand is one small module here, imported only when it is used."""
+"""The command ``ml4ad``: each subcommand is a small module here, imported when it is used."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def group(ctx: click.Context, debug: bool) -> None:
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run a command and exit: 0 done, 1 failed, 2 wrong use; errors are one line unless ``--debug``."""
+    """Run a command and exit: 0 done, 1 failed (one line unless ``--debug``), 2 wrong use."""
     arguments = sys.argv[1:] if args is None else args
     try:
         status = group.main(arguments, prog_name="ml4ad", standalone_mode=False)

