@@ -1,0 +1,54 @@
+# The two commands: `make demo` and `make test`. Both set up what they need.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+SERVE  ?= 1
+DEMO   ?= demo
+FUZZ   ?= 20000
+
+.PHONY: help env demo test lint bench fuzz clean jsroot
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo          set up, simulate, ingest, train, score, show (SERVE=0: end with a summary)"
+	@echo "make test          set up and run all tests"
+	@echo "make lint          format, lint and type gates"
+	@echo "make bench         print the tables of ratios of benchmarks/"
+	@echo "make fuzz FUZZ=N   read N mutants of a DQMIO file"
+	@echo "make clean         remove the environment, caches and the demo's data"
+
+# The stamp is older than pyproject.toml when dependencies changed.
+$(VENV)/.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"Python 3.11 to 3.13 wanted, {sys.version.split()[0]} found; try make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	@touch $@
+
+env: $(VENV)/.installed
+
+demo: env
+	$(BIN)/ml4ad demo $(DEMO) $(if $(filter 0,$(SERVE)),--no-serve,)
+
+# JSROOT is a third reader for the writer's tests; they are skipped, saying so, without Node.
+jsroot:
+	@if command -v npm >/dev/null; then \
+	  test -d tests/jsroot/node_modules/jsroot || npm install --prefix tests/jsroot --ignore-scripts --no-package-lock --no-audit --no-fund --silent; \
+	else echo "no npm on the PATH: tests that read with JSROOT are skipped"; fi
+
+test: env jsroot
+	$(BIN)/pytest
+
+lint: env
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy ml4ad
+
+bench: env
+	@for program in benchmarks/*.py; do echo "== $$program"; $(BIN)/python $$program || exit 1; done
+
+fuzz: env
+	ML4AD_FUZZ_MUTANTS=$(FUZZ) $(BIN)/pytest tests/test_dqmio_fuzz.py --timeout 0
+
+clean:
+	-test ! -x $(BIN)/ml4ad || ML4AD_DATA_DIR=$(DEMO)/data $(BIN)/ml4ad db stop
+	rm -rf $(VENV) $(DEMO) .mypy_cache .ruff_cache .pytest_cache .hypothesis tests/jsroot/node_modules *.egg-info
