@@ -4,8 +4,9 @@ Nothing is read on import.
 """
 
 from pathlib import Path
+from typing import Any
 
-from pydantic import Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -33,6 +34,18 @@ def settings_file() -> Path:
     return (Path(base) if base else Path.home() / ".config") / "ml4ad" / "settings.toml"
 
 
+class ClusterSettings(BaseModel):
+    """One named Dask cluster: ``[clusters.<name>]`` of the TOML file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: str = Field("local", description="local, htcondor, slurm or kubernetes")
+    workers: PositiveInt = Field(2, description="workers to ask for")
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="what the cluster class of the library is given"
+    )
+
+
 class Settings(BaseSettings):
     """What can be set; each is also a variable ``ML4AD_<NAME>`` and a key of the TOML file."""
 
@@ -49,6 +62,10 @@ class Settings(BaseSettings):
     )
     statement_timeout_s: PositiveInt = Field(
         30, description="longest time that a query with a user's pattern may take, in seconds"
+    )
+
+    clusters: dict[str, ClusterSettings] = Field(
+        default_factory=dict, description="named Dask clusters"
     )
 
     @classmethod

@@ -8,6 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "ml4ad"
 ORDER = [
     "settings",
+    "cluster",
     "stack",
     "dqmio",
     "simulate",
@@ -36,6 +37,7 @@ HOMES = {
     "papermill": {"pipelines"},
     "voila": {"dashboards", "cli"},
     "fastapi": {"api"},
+    "distributed": {"cluster", "ingest", "detect", "pipelines"},
     "click": {"cli"},
     "rich": {"cli", "dqmio"},
 }
