@@ -63,5 +63,3 @@ def test_only_batch_systems_have_a_job_script():
         cluster.job_script(with_clusters(here={}), "here")
     with pytest.raises(ValueError, match="want one of local"):
         cluster.build("cloud")
-    with pytest.raises(ValueError, match="with options"):
-        cluster.build("slurm", {"cores": 2})
