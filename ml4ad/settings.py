@@ -6,7 +6,15 @@ Nothing is read on import.
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    SecretStr,
+)
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -57,11 +65,36 @@ class Settings(BaseSettings):
     data_dir: Path = Field(
         default_factory=user_data_dir, description="where the embedded server and caches live"
     )
+    embedded_idle_s: NonNegativeInt = Field(
+        900, description="unused for so long, the embedded server stops (seconds; 0: never)"
+    )
     memory_mb: PositiveInt = Field(
         256, description="contents held in memory at a time while a file is read, in MB"
     )
     statement_timeout_s: PositiveInt = Field(
         30, description="longest time that a query with a user's pattern may take, in seconds"
+    )
+
+    oms_url: str | None = Field(
+        None, description="OMS's API, such as https://cmsoms.cern.ch/agg/api/v1; without it offline"
+    )
+    oms_audience: str = Field("cmsoms-prod", description="application that a token for OMS names")
+    runregistry_url: str | None = Field(
+        None, description="Run Registry's API, such as https://cmsrunregistry.web.cern.ch/api"
+    )
+    runregistry_audience: str = Field(
+        "cmsrunregistry-sso-proxy", description="application that a token for Run Registry names"
+    )
+    oidc_token_url: str = Field(
+        "https://auth.cern.ch/auth/realms/cern/api-access/token",
+        description="where tokens for OMS and Run Registry are had",
+    )
+    oidc_client_id: str | None = Field(
+        None, description="registered application; without it no token is asked for"
+    )
+    oidc_client_secret: SecretStr | None = Field(None, description="secret of that application")
+    service_timeout_s: PositiveFloat = Field(
+        30, description="longest wait for an answer of OMS or Run Registry, in seconds"
     )
 
     clusters: dict[str, ClusterSettings] = Field(

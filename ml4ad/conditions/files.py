@@ -135,10 +135,32 @@ def _of_objects(entries: Sequence[Any], source: str) -> pd.DataFrame:
         row = entry.get("attributes", entry) if isinstance(entry, Mapping) else entry
         if not isinstance(row, Mapping):
             raise ValueError(f"{source}: entry {at}: want an object, got {entry!r:.80}")
-        rows.append(row)
+        rows.append(row if row is entry else _in_one_unit(entry, row, f"{source}: entry {at}"))
     found = {name: None for row in rows for name in row}
     columns = {name: [row.get(name) for row in rows] for name in found}
     return pd.DataFrame({name: pd.Series(own, dtype=_dtype(own)) for name, own in columns.items()})
+
+
+_LUMINOSITIES = ("delivered_lumi", "recorded_lumi", *names.LS_ALIASES)
+
+
+def _in_one_unit(entry: Mapping[str, Any], row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    # OMS chooses the unit row by row (lead runs have 1/ub) and says so in {"meta": {"row": ...}}.
+    meta = entry.get("meta")
+    units = meta.get("row") if isinstance(meta, Mapping) else None
+    if not isinstance(units, Mapping):
+        return row
+    changed = {}
+    for name in _LUMINOSITIES:
+        said = units.get(name)
+        unit = said.get("units") if isinstance(said, Mapping) else None
+        if unit and isinstance(row.get(name), int | float):
+            letters = re.sub(r"[\\{}^\s]", "", str(unit)).replace("mu", "u").replace("µ", "u")
+            plain = f"/{letters.removesuffix('-1')}"
+            if plain not in names.UNITS:
+                raise ValueError(f"{where}: {name} in {unit!r}: want one of {list(names.UNITS)}")
+            changed[name] = row[name] * (names.UNITS[plain] / names.UB_PER_PB)
+    return {**row, **changed}
 
 
 def _dtype(values: Sequence[Any]) -> Any:

@@ -69,7 +69,6 @@ KEY_ALIASES = {
     "run": "run_number",
     "runnumber": "run_number",
     "ls": "ls_number",
-    "lumi": "ls_number",
     "lumisection": "ls_number",
     "lumisection_number": "ls_number",
     "first_lumisection_number": "ls_number",

@@ -20,8 +20,9 @@ from numpy.typing import ArrayLike, NDArray
 #: Run number -> sorted pairs (first, last) with at least one lumisection between two of them.
 Ranges = dict[int, list[tuple[int, int]]]
 
-LARGEST_RUN = 2**31 - 1
-LARGEST_LS = 2**31 - 1
+# CMSSW counts both in 32 bits without sign.
+LARGEST_RUN = 2**32 - 1
+LARGEST_LS = 2**32 - 1
 
 
 def parse(text: str | bytes, source: str = "certification JSON") -> Ranges:

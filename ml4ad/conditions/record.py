@@ -65,6 +65,11 @@ def no_lumisections() -> pd.DataFrame:
     return pd.DataFrame(index=keys)
 
 
+def no_rates() -> pd.DataFrame:
+    """Table of trigger rates without rows."""
+    return _no_rows(RATE_COLUMNS)
+
+
 @dataclass(frozen=True)
 class Conditions:
     """What one source knows.
@@ -76,7 +81,7 @@ class Conditions:
     source: str
     runs: pd.DataFrame = field(default_factory=no_runs)
     lumisections: pd.DataFrame = field(default_factory=no_lumisections)
-    rates: pd.DataFrame = field(default_factory=lambda: _no_rows(RATE_COLUMNS))
+    rates: pd.DataFrame = field(default_factory=no_rates)
     certifications: tuple[Certification, ...] = ()
     flags: pd.DataFrame = field(default_factory=lambda: _no_rows(FLAG_COLUMNS))
     states: pd.DataFrame = field(default_factory=lambda: _no_rows(STATE_COLUMNS))
@@ -92,8 +97,7 @@ def of_table(table: pd.DataFrame, source: str, *, lumi_unit: str = "/pb") -> Con
     """
     if lumi_unit not in names.UNITS:
         raise ValueError(f"lumi_unit {lumi_unit!r}: want one of {', '.join(names.UNITS)}")
-    table = table.rename(columns=lambda name: str(name).strip())
-    table = _renamed(table, names.KEY_ALIASES)
+    table = with_keys(table)
     scale = names.UNITS[lumi_unit]
     if "run_number" not in table:
         raise ValueError(f"{source}: no column run_number, only {', '.join(table.columns)}")
@@ -104,6 +108,11 @@ def of_table(table: pd.DataFrame, source: str, *, lumi_unit: str = "/pb") -> Con
     if "ls_number" in table:
         return Conditions(source, lumisections=lumisections(table, source, scale=scale))
     return Conditions(source, runs=runs(table, source, scale=scale))
+
+
+def with_keys(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with its key columns named run_number and ls_number."""
+    return _renamed(table.rename(columns=lambda name: str(name).strip()), names.KEY_ALIASES)
 
 
 def runs(table: pd.DataFrame, source: str, *, scale: float = names.UB_PER_PB) -> pd.DataFrame:
@@ -213,9 +222,13 @@ def _flags_of(key: Mapping[str, Any], span: dict[str, Any], source: str) -> list
 
 def _renamed(table: pd.DataFrame, aliases: Mapping[str, str]) -> pd.DataFrame:
     # A table that has both names keeps the alias as an extra.
-    return table.rename(
-        columns={old: new for old, new in aliases.items() if old in table and new not in table}
-    )
+    taken = set(table.columns)
+    renamed = {}
+    for old, new in aliases.items():
+        if old in taken and new not in taken:
+            renamed[old] = new
+            taken.add(new)
+    return table.rename(columns=renamed)
 
 
 def _need(table: pd.DataFrame, columns: Sequence[str], source: str) -> None:
