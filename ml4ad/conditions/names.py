@@ -8,6 +8,11 @@ from __future__ import annotations
 
 from typing import Literal
 
+from sqlalchemy import BigInteger, Boolean, Double, Table, Text
+from sqlalchemy.dialects.postgresql import TIMESTAMP
+
+from ml4ad.store.context import ls_condition, run_condition
+
 ColumnType = Literal["integer", "number", "flag", "text", "time"]
 
 #: OMS gives luminosity in 1/pb.
@@ -15,54 +20,23 @@ UB_PER_PB = 1e6
 #: Unit as brilcalc writes it in its header -> 1/ub.
 UNITS = {"/mb": 1e-3, "/ub": 1.0, "/nb": 1e3, "/pb": UB_PER_PB, "/fb": 1e9, "/ab": 1e12}
 
-_DETECTORS = (
-    *("bpix", "fpix", "tibtid", "tob", "tecp", "tecm"),
-    *("ebp", "ebm", "eep", "eem", "esp", "esm"),
-    *("hbhea", "hbheb", "hbhec", "hf", "ho"),
-    *("dt0", "dtp", "dtm", "cscp", "cscm", "rpc", "gemp", "gemm"),
-    *("castor", "zdc"),
-)
-
-LS_COLUMNS: dict[str, ColumnType] = {
-    "fill_number": "integer",
-    "start_time": "time",
-    "end_time": "time",
-    "delivered_lumi": "number",
-    "recorded_lumi": "number",
-    "pileup": "number",
-    "prescale_index": "integer",
-    "prescale_name": "text",
-    "physics_flag": "flag",
-    "beams_stable": "flag",
-    "beam1_present": "flag",
-    "beam2_present": "flag",
-    "beam1_stable": "flag",
-    "beam2_stable": "flag",
-    "cms_active": "flag",
-    **dict.fromkeys((f"{detector}_ready" for detector in _DETECTORS), "flag"),
+_SQL_TYPES: dict[type, ColumnType] = {
+    BigInteger: "integer",
+    Double: "number",
+    Boolean: "flag",
+    Text: "text",
+    TIMESTAMP: "time",
 }
 
-RUN_COLUMNS: dict[str, ColumnType] = {
-    "fill_number": "integer",
-    "era": "text",
-    "start_time": "time",
-    "end_time": "time",
-    "duration": "number",
-    "last_ls_number": "integer",
-    "delivered_lumi": "number",
-    "recorded_lumi": "number",
-    "energy": "number",
-    "b_field": "number",
-    "beams_stable": "flag",
-    "fill_type": "text",
-    "sequence": "text",
-    "clock_type": "text",
-    "trigger_mode": "text",
-    "hlt_key": "text",
-    "l1_key": "text",
-    "l1_menu": "text",
-    "initial_prescale_index": "integer",
-}
+
+def _columns(table: Table) -> dict[str, ColumnType]:
+    typed = {column.name: _SQL_TYPES.get(type(column.type)) for column in table.columns}
+    keys = {column.name for column in table.primary_key}
+    return {name: kind for name, kind in typed.items() if kind and name not in keys}
+
+
+LS_COLUMNS = _columns(ls_condition)
+RUN_COLUMNS = _columns(run_condition)
 
 #: Other names of the key columns, in every kind of table.
 KEY_ALIASES = {
