@@ -80,8 +80,8 @@ class _Algorithm:
 _ALGORITHMS = {
     "zlib": _Algorithm(1, b"ZL\x08", _zlib, 1),
     "lzma": _Algorithm(2, b"XZ\x00", _lzma, 4),
-    "lz4": _Algorithm(4, b"L4\x01", _lz4, 4),
-    "zstd": _Algorithm(5, b"ZS\x01", _zstd, 5),
+    "lz4": _Algorithm(4, b"L4\x01", _lz4, 1),
+    "zstd": _Algorithm(5, b"ZS\x01", _zstd, 3),
 }
 COMPRESSIONS = (*_ALGORITHMS, "none")
 

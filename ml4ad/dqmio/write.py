@@ -343,7 +343,7 @@ def _histogram_values(stack: HistogramStack) -> dict[str, Any]:
     values |= {
         f"f{x}axis": _axis_values(axis, x.lower()) for x, axis in zip("XYZ", axes, strict=True)
     }
-    values |= {f"fT{name}": Slot(name, "f8") for name in statistics_names(kind)}
+    values |= {f"fT{name}": Slot(f"fT{name}", "f8") for name in statistics_names(kind)}
     if is_profile(kind):
         value_axis = "YZ"[len(stack.axes) - 1]
         values |= {
@@ -385,10 +385,10 @@ def _encode(template: _Template, stack: HistogramStack, rows: Any, out: Bytes) -
     """Bytes of the histograms ``rows`` of ``stack`` into ``out``, ``(n, template.size)``."""
     for position, piece in template.pieces:
         out[:, position : position + len(piece)] = piece
-    names = statistics_names(stack.kind)
+    sums = {f"fT{name}": i for i, name in enumerate(statistics_names(stack.kind))}
     for name, (position, slot) in template.slots.items():
-        if name in names:
-            values = stack.statistics[rows, names.index(name)]
+        if name in sums:
+            values = stack.statistics[rows, sums[name]]
         else:
             values = getattr(stack, name)[rows]
         # ROOT's cells run along x first.
