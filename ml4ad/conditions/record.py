@@ -349,7 +349,9 @@ def _flags(column: pd.Series[Any], where: str) -> pd.Series[Any]:
 
 
 def _texts(column: pd.Series[Any], where: str) -> pd.Series[Any]:
-    del where
+    for row, value in column.items():
+        if isinstance(value, str) and "\0" in value:
+            raise _refuse(where, row, value, "text without NUL")
     # "None" or "NA" may be somebody's name.
     found = [None if pd.isna(value) else str(value).strip() or None for value in column]
     return pd.Series(found, index=column.index, dtype=object)
