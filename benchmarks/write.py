@@ -3,9 +3,9 @@
     python benchmarks/write.py
 
 The reference is ``zlib.compress(bytes, 1)`` over what an uncompressed file of the same content
-holds, in pieces of a basket's size: the least that a writer without a faster library has to do. The
-table tells, for each compression, the file's size, MB of file and histograms written per second on
-one core, and the ratio of the reference's time to the writer's (above 1: faster than the reference).
+holds, in pieces of a basket's size: the least that a writer without a faster library has to do.
+The table tells, for each compression, the file's size, MB of file and thousand histograms written
+per second on one core, and the reference's time by the writer's (above 1: the writer is faster).
 """
 
 from __future__ import annotations

@@ -155,7 +155,7 @@ def _note(seen: set[tuple[str, int, int]], me: str, run_number: int, ls_number: 
 def _check_name(me: object) -> str:
     if not isinstance(me, str) or not me or "\0" in me:
         raise ValueError(f"element name {me!r}, want a text of 1 to {_MAX_NAME} bytes")
-    length = len(string_bytes(me)) - 1
+    length = len(me.encode("utf-8", "surrogateescape"))
     if length > _MAX_NAME:
         raise ValueError(f"element name {me!r} has {length} bytes, want 1 to {_MAX_NAME}")
     return me
@@ -387,10 +387,8 @@ def _encode(template: _Template, stack: HistogramStack, rows: Any, out: Bytes) -
         out[:, position : position + len(piece)] = piece
     sums = {f"fT{name}": i for i, name in enumerate(statistics_names(stack.kind))}
     for name, (position, slot) in template.slots.items():
-        if name in sums:
-            values = stack.statistics[rows, sums[name]]
-        else:
-            values = getattr(stack, name)[rows]
+        source = stack.statistics[:, sums[name]] if name in sums else getattr(stack, name)
+        values = source[rows]
         # ROOT's cells run along x first.
         cells = values.transpose(0, *range(values.ndim - 1, 0, -1))
         plain = np.ascontiguousarray(cells, dtype=f">{slot.dtype}").reshape(len(out), slot.count)

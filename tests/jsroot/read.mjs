@@ -7,8 +7,8 @@ import { treeProcess, TSelector } from 'jsroot/tree';
 const plain = (key, value) => {
    if (typeof value === 'bigint') return value.toString();
    if (typeof value === 'number' && !Number.isFinite(value)) return String(value);
+   if (Object.is(value, -0)) return '-0';
    if (ArrayBuffer.isView(value)) return Array.from(value);
-   if (key === '_typename' && value === 'TList') return value;
    return typeof value === 'function' ? undefined : value;
 };
 

@@ -1,0 +1,775 @@
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import uproot
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from uproot.source.chunk import Chunk
+from uproot.source.cursor import Cursor
+
+from ml4ad import dqmio
+from ml4ad.dqmio import layouts, rootfile
+from ml4ad.stack import KINDS, Axis, HistogramStack, is_profile, statistics_names
+
+HERE = Path(__file__).parent
+SMALL14 = HERE / "data" / "small14.root"
+NODE_MODULES = HERE / "jsroot" / "node_modules"
+COMPRESSIONS = ["zlib", "lzma", "lz4", "zstd", "none"]
+
+
+# -- what is written -------------------------------------------------------------------------------
+
+
+def axes_of(n_axes, sizes=(7, 5, 3), labelled=False, variable=False):
+    axes = []
+    for i, size in enumerate(sizes[:n_axes]):
+        labels = [f"bin {j} of {'xyz'[i]}" if j % 3 else "" for j in range(size)]
+        edges = np.cumsum(np.arange(size + 1) + 0.5) if variable else np.linspace(-1, 2, size + 1)
+        axes.append(
+            Axis(
+                edges,
+                title=f"title of {'xyz'[i]}",
+                name=f"{'xyz'[i]}axis",
+                labels=labels if labelled else (),
+                variable=variable,
+            )
+        )
+    return tuple(axes)
+
+
+def make_stack(kind, me, ls_numbers, *, run_number=380001, seed=3, sumw2=False, axes=None, **more):
+    rng = np.random.default_rng(seed)
+    n_axes, dtype = KINDS[kind]
+    axes = axes or axes_of(n_axes)
+    shape = (len(ls_numbers), *(axis.n_bins + 2 for axis in axes))
+    contents = rng.integers(-3, 300, shape).astype(dtype)
+    arrays = {}
+    if is_profile(kind):
+        arrays["sum_of_weights"] = rng.random(shape)
+        arrays["sum_of_weights_squared"] = rng.random(shape) if sumw2 else None
+    if sumw2 or is_profile(kind):
+        arrays["sumw2"] = rng.random(shape)
+    values = {
+        "contents": contents,
+        "entries": rng.random(len(ls_numbers)) * 1e6,
+        "statistics": rng.normal(size=(len(ls_numbers), len(statistics_names(kind)))),
+        "title": f"title of {me}",
+    }
+    return HistogramStack(
+        me=me,
+        kind=kind,
+        run_number=run_number,
+        ls_numbers=np.array(ls_numbers),
+        axes=axes,
+        **(values | arrays | more),
+    )
+
+
+def everything():
+    """Stacks of all kinds and of all that is uncommon."""
+    stacks = []
+    for kind, (n_axes, _) in KINDS.items():
+        stacks += [
+            make_stack(kind, f"A/{kind}/plain", [0, 1, 2, 3, 5], seed=1),
+            make_stack(kind, f"A/{kind}/sumw2", [1, 3], seed=2, sumw2=True, flags=7),
+            make_stack(kind, f"A/{kind}/late", [2, 5], axes=axes_of(n_axes, labelled=True)),
+            make_stack(
+                kind,
+                f"A/{kind}/variable",
+                [1, 2, 3],
+                axes=axes_of(n_axes, variable=True, labelled=True),
+            ),
+            make_stack(kind, f"A/{kind}/plain", [4], run_number=380000),
+        ]
+    odd = np.array([[np.nan, np.inf, -np.inf, -0.0, 1e-45, 3.4e38, 0, 0, 0]], dtype="f4")
+    stacks += [
+        make_stack("TH1F", "B/#Sigma η_φ/ü + - #", [1], title="μετά √s [TeV]" * 40),
+        make_stack("TH1F", "B/" + "n" * 253, [1], title="t" * 254),
+        make_stack("TH1F", "B/title255", [1], title="t" * 255),
+        make_stack("TH1F", "B/no_title", [1], title=""),
+        make_stack("TH1F", "B/odd", [1], contents=odd, axes=axes_of(1)),
+        make_stack("TH1S", "B/extremes", [2], contents=np.full((1, 9), -32768, dtype="i2")),
+        make_stack("TH1I", "B/int extremes", [2], contents=np.full((1, 9), 2**31 - 1, dtype="i4")),
+        make_stack("TProfile", "B/limits", [2], value_range=(-1.5, 8.0), error_mode="s"),
+        make_stack("TProfile2D", "B/2D limits", [3], value_range=(-1.5, 8.0), error_mode="g"),
+        make_stack("TH2F", "B/wide", [1, 2], axes=axes_of(2, sizes=(300, 200))),
+        make_stack("TH1D", "B/many", np.arange(1, 300), axes=axes_of(1, (200,), labelled=True)),
+    ]
+    return stacks
+
+
+def some_scalars():
+    rows = [
+        (380001, 1, "Info/run", "Int", -(2**40) - 1, 0),
+        (380001, 1, "Info/rate", "Float", float("nan"), 3),
+        (380001, 1, "Info/text", "String", "η" * 300, 0),
+        (380001, 2, "Info/run", "Int", 2**52 + 1, 0),
+        (380001, 2, "Info/rate", "Float", float("-inf"), 0),
+        (380001, 0, "Info/text", "String", "", 2**32 - 1),
+    ]
+    return pd.DataFrame(rows, columns=["run_number", "ls_number", "me", "kind", "value", "flags"])
+
+
+def some_lumisections():
+    begin = pd.Timestamp("2024-05-01 10:00:00.000001", tz="UTC")
+    rows = [
+        (
+            380001,
+            ls,
+            begin + pd.Timedelta(23.3, "s") * ls,
+            begin + pd.Timedelta(23.3, "s") * (ls + 1),
+        )
+        for ls in (1, 2, 3, 5, 7)
+    ]
+    rows.append((380001, 0, begin, pd.NaT))
+    return pd.DataFrame(rows, columns=["run_number", "ls_number", "begin_time", "end_time"])
+
+
+@pytest.fixture(scope="module")
+def all_stacks():
+    return everything()
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory, all_stacks):
+    path = tmp_path_factory.mktemp("written") / "all.root"
+    dqmio.write(path, all_stacks, scalars=some_scalars(), lumisections=some_lumisections(), seed=1)
+    return path
+
+
+# -- three readers, each turned into the same plain values -----------------------------------------
+
+
+def plain_axis(n_bins, low, high, edges, title, labels):
+    return [n_bins, float(low), float(high), [float(e) for e in edges], title, labels]
+
+
+def expected_histogram(stack, row):
+    def cells(array):
+        if array is None:
+            return []
+        return np.asarray(array[row]).transpose().ravel().astype(np.float64).tolist()
+
+    axes = [
+        plain_axis(
+            axis.n_bins,
+            axis.edges[0],
+            axis.edges[-1],
+            axis.edges if axis.variable else [],
+            axis.title,
+            {i: text for i, text in enumerate(axis.labels, start=1) if text},
+        )
+        for axis in stack.axes
+    ]
+    found = {
+        "class": stack.kind,
+        "name": stack.me.rsplit("/", 1)[-1],
+        "title": stack.title,
+        "flags": stack.flags,
+        "entries": stack.entries[row],
+        "axes": axes,
+        "cells": cells(stack.contents),
+        "fSumw2": cells(stack.sumw2),
+        "sums": stack.statistics[row].tolist(),
+    }
+    if stack.is_profile:
+        found |= {
+            "fBinEntries": cells(stack.sum_of_weights),
+            "fBinSumw2": cells(stack.sum_of_weights_squared),
+            "fErrorMode": ["", "s", "i", "g"].index(stack.error_mode),
+            "range": list(stack.value_range),
+        }
+    return found
+
+
+def expected(stacks, scalars):
+    values = {
+        (stack.me, stack.run_number, ls_number): expected_histogram(stack, row)
+        for stack in stacks
+        for row, ls_number in enumerate(stack.ls_numbers.tolist())
+    }
+    for row in scalars.itertuples():
+        values[row.me, row.run_number, row.ls_number] = [row.kind, row.value, row.flags]
+    return values
+
+
+def from_root(kind, flags, member, cells, axis):
+    """Plain values of a histogram of which ``member(name)`` gives ROOT's members."""
+    n_axes = KINDS[kind][0]
+    found = {
+        "class": kind,
+        "name": member("fName"),
+        "title": member("fTitle"),
+        "flags": flags,
+        "entries": member("fEntries"),
+        "axes": [axis(member(f"f{x}axis")) for x in "XYZ"[:n_axes]],
+        "cells": [float(cell) for cell in cells],
+        "fSumw2": [float(value) for value in member("fSumw2")],
+        "sums": [member(f"fT{name}") for name in statistics_names(kind)],
+    }
+    if is_profile(kind):
+        value_axis = "YZ"[n_axes - 1]
+        found |= {name: [float(v) for v in member(name)] for name in ("fBinEntries", "fBinSumw2")}
+        found["fErrorMode"] = member("fErrorMode")
+        found["range"] = [member(f"f{value_axis}min"), member(f"f{value_axis}max")]
+    return found
+
+
+def by_place(indices, rows):
+    """Rows of the type trees by (me, run, lumisection); ``rows[kind]`` is a list of (me, value)."""
+    trees = dict(enumerate(rows))
+    found = {}
+    for run_number, ls_number, number, first, last in indices:
+        if number == 1000:
+            assert (first, last) == (0, 0)
+            continue
+        for entry in range(first, last + 1):
+            me, value = rows[trees[number]][entry]
+            assert (me, run_number, ls_number) not in found
+            found[me, run_number, ls_number] = value
+    assert len(found) == sum(map(len, rows.values()))
+    return found
+
+
+def array_base(model):
+    for base in model.bases:
+        if type(base).__name__.startswith("Model_TArray"):
+            return np.asarray(base)
+        inner = array_base(base)
+        if inner is not None:
+            return inner
+    return None
+
+
+def uproot_axis(axis):
+    labels = axis.member("fLabels")
+    return plain_axis(
+        axis.member("fNbins"),
+        axis.member("fXmin"),
+        axis.member("fXmax"),
+        axis.member("fXbins"),
+        axis.member("fTitle"),
+        {} if labels is None else {label.member("@fUniqueID"): str(label) for label in labels},
+    )
+
+
+def bare_objects(branch, kind):
+    """Objects of a TBranchElement: uproot's object layer, with the missing frame put in front."""
+    file = branch.file
+    model = file.class_named(kind, branch.member("fClassVersion"))
+    for number in range(branch.num_baskets):
+        basket = branch.basket(number)
+        starts = np.asarray(basket.byte_offsets)
+        data = basket.data.tobytes()
+        for first, last in itertools.pairwise(starts):
+            body = data[first:last]
+            frame = (0x40000000 | len(body) + 2).to_bytes(4, "big")
+            version = branch.member("fClassVersion").to_bytes(2, "big")
+            entry = np.frombuffer(frame + version + body, dtype=np.uint8)
+            cursor = Cursor(0, origin=6 - basket.member("fKeylen") - int(first))
+            chunk = Chunk.wrap(file.source, entry)
+            yield model.read(chunk, cursor, {"reading": True, "breadcrumbs": ()}, file, file, None)
+            assert cursor.index == len(entry)
+
+
+def uproot_objects(branch, kind):
+    if branch.classname == "TBranchElement":
+        return list(bare_objects(branch, kind))
+    return list(branch.array(library="np"))
+
+
+def read_with_uproot(path):
+    with uproot.open(path) as file:
+        rows = {}
+        for kind in ("Int", "Float", "String", *KINDS):
+            tree = file[f"{kind}s"]
+            names = tree["FullName"].array(library="np").tolist()
+            flags = tree["Flags"].array(library="np").tolist()
+            if kind in KINDS:
+                objects = uproot_objects(tree["Value"], kind) if names else []
+                values = [
+                    from_root(
+                        kind,
+                        flag,
+                        lambda name, found=found: found.member(name),
+                        array_base(found),
+                        uproot_axis,
+                    )
+                    for flag, found in zip(flags, objects, strict=True)
+                ]
+            else:
+                plain = tree["Value"].array(library="np").tolist()
+                values = [[kind, v, f] for v, f in zip(plain, flags, strict=True)]
+            rows[kind] = list(zip(names, values, strict=True))
+        columns = file["Indices"].arrays(
+            ["Run", "Lumi", "Type", "FirstIndex", "LastIndex"], library="np"
+        )
+        indices = zip(*(column.tolist() for column in columns.values()), strict=True)
+        return by_place(indices, rows)
+
+
+def jsroot_axis(axis):
+    labels = axis["fLabels"]
+    return plain_axis(
+        axis["fNbins"],
+        axis["fXmin"],
+        axis["fXmax"],
+        axis["fXbins"],
+        axis["fTitle"],
+        {} if labels is None else {label["fUniqueID"]: label["fString"] for label in labels["arr"]},
+    )
+
+
+def as_utf8(value):
+    """The same with texts decoded, of which JSROOT gives each byte as a character."""
+    if isinstance(value, dict):
+        return {key: as_utf8(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [as_utf8(inner) for inner in value]
+    return value.encode("latin-1").decode() if isinstance(value, str) else value
+
+
+def run_jsroot(path):
+    if shutil.which("node") is None or not NODE_MODULES.is_dir():
+        pytest.skip("Node or JSROOT is not here: npm install --prefix tests/jsroot")
+    done = subprocess.run(  # noqa: S603
+        ["node", str(HERE / "jsroot" / "read.mjs"), str(path)],  # noqa: S607
+        capture_output=True,
+        text=True,
+        check=False,
+        encoding="utf-8",
+    )
+    assert done.returncode == 0, done.stderr
+    trees = {}
+    for line in done.stdout.splitlines():
+        row = as_utf8(json.loads(line))
+        rows = trees.setdefault(row["tree"], [])
+        if "entry" in row:
+            assert row["entry"] == len(rows)
+            rows.append(row)
+        else:
+            trees[row["tree"] + ".n"] = row["n_entries"]
+    for name in [name for name in trees if not name.endswith(".n")]:
+        assert len(trees[name]) == trees.pop(f"{name}.n"), name
+    return trees
+
+
+def read_with_jsroot(path):
+    trees = run_jsroot(path)
+    rows = {}
+    for kind in ("Int", "Float", "String", *KINDS):
+        rows[kind] = []
+        for row in trees[f"{kind}s"]:
+            value = row["Value"]
+            if kind in KINDS:
+                cells = value["fArray"]
+                member = value.__getitem__
+                value = from_root(kind, row["Flags"], member, cells, jsroot_axis)
+            else:
+                value = [kind, value, row["Flags"]]
+            rows[kind].append((row["FullName"], value))
+    indices = [
+        [int(row[name]) for name in ("Run", "Lumi", "Type", "FirstIndex", "LastIndex")]
+        for row in trees["Indices"]
+    ]
+    return by_place(indices, rows)
+
+
+def as_numbers(value):
+    """The same with every number a float, JSON's texts for NaN and infinity included."""
+    if isinstance(value, dict):
+        return {str(key): as_numbers(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [as_numbers(inner) for inner in value]
+    if isinstance(value, str) and value in ("NaN", "Infinity", "-Infinity", "-0"):
+        return float(value)
+    return float(value) if isinstance(value, int | float | np.number) else value
+
+
+def assert_same(found, wanted):
+    assert found.keys() == wanted.keys()
+    for key, value in wanted.items():
+        np.testing.assert_equal(as_numbers(found[key]), as_numbers(value), err_msg=str(key))
+
+
+READERS = {"uproot": read_with_uproot, "JSROOT": read_with_jsroot}
+readers = pytest.mark.parametrize("reader", list(READERS))
+
+
+@readers
+def test_independent_readers_find_what_was_written(reader, written, all_stacks):
+    assert_same(READERS[reader](written), expected(all_stacks, some_scalars()))
+
+
+@readers
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+def test_every_compression_is_read(reader, compression, tmp_path, all_stacks):
+    some = all_stacks[:-2:4]  # JSROOT's LZMA takes no basket of several chunks, as wide maps have
+    path = tmp_path / "file.root"
+    dqmio.write(path, some, scalars=some_scalars(), compression=compression)
+    assert_same(READERS[reader](path), expected(some, some_scalars()))
+
+
+@readers
+@pytest.mark.parametrize("limit", [0, 20_000])
+def test_addresses_of_64_bits_are_read(reader, limit, tmp_path, all_stacks, monkeypatch):
+    monkeypatch.setattr(rootfile, "BIG_FILE", limit)
+    path = tmp_path / "file.root"
+    dqmio.write(path, all_stacks[::3], scalars=some_scalars())
+    assert path.stat().st_size > limit
+    assert_same(READERS[reader](path), expected(all_stacks[::3], some_scalars()))
+
+
+@readers
+def test_an_empty_file_has_all_trees(reader, tmp_path):
+    path = tmp_path / "file.root"
+    dqmio.write(path, [])
+    assert READERS[reader](path) == {}
+    with uproot.open(path) as file:
+        assert file["Indices"].num_entries == 0
+        assert len(file.keys(filter_classname="TTree", recursive=False)) == 15
+
+
+# -- the parts of the file -------------------------------------------------------------------------
+
+
+def indices_of(path):
+    with uproot.open(path) as file:
+        return file["Indices"].arrays(library="pd").astype(np.uint64).astype(object)
+
+
+def test_indices_tell_lumisections_in_order_with_the_run_last(written):
+    frame = indices_of(written)
+    keys = list(dict.fromkeys(zip(frame["Run"], frame["Lumi"], strict=True)))
+    numbers = [*range(1, 300), 0]
+    assert keys == [(380000, 4), *((380001, ls) for ls in numbers)]
+    for _, rows in frame.groupby(["Run", "Lumi"]):
+        assert rows["Type"].is_monotonic_increasing
+    for kind, rows in frame[frame["Type"] != 1000].groupby("Type"):
+        assert (
+            rows["FirstIndex"].iloc[1:].values == rows["LastIndex"].iloc[:-1].values + 1
+        ).all(), kind
+
+
+def test_a_lumisection_without_elements_is_told(tmp_path):
+    path = tmp_path / "file.root"
+    dqmio.write(path, [make_stack("TH1F", "a", [2])], lumisections=some_lumisections())
+    frame = indices_of(path)
+    empty = frame[frame["Type"] == 1000]
+    assert empty["Lumi"].tolist() == [1, 3, 5, 7, 0]
+    assert (empty[["FirstIndex", "LastIndex"]] == 0).all(axis=None)
+
+
+def test_times_are_seconds_and_microseconds(written):
+    frame = indices_of(written)
+    row = frame[(frame["Run"] == 380001) & (frame["Lumi"] == 2)].iloc[0]
+    begin = pd.Timestamp("2024-05-01 10:00:46.600001", tz="UTC")
+    assert row["BeginTime"] >> 32 == int(begin.timestamp())
+    assert row["BeginTime"] & 0xFFFFFFFF == 600001
+    run = frame[frame["Lumi"] == 0].iloc[0]
+    assert run["BeginTime"] > 0
+    assert run["EndTime"] == 0
+    assert set(frame[frame["Run"] == 380000]["BeginTime"]) == {0}
+
+
+def test_release_and_guid_are_in_the_file(tmp_path):
+    path = tmp_path / "file.root"
+    guid = "0A1B2C3D-1234-5678-9ABC-DEF012345678"
+    dqmio.write(path, [], release="CMSSW_13_0_5", guid=guid)
+    with uproot.open(path) as file:
+        assert str(file["cms::edm::GUID"]) == guid
+        (history,) = file["MetaData/ProcessHistories"].arrays().tolist()
+        assert history["ReleaseVersion"] == "CMSSW_13_0_5"
+        (sets,) = file["MetaData/ParameterSets"].arrays().tolist()
+        assert sets["ParameterSetBlob"]
+
+
+def test_the_classes_of_branches_are_those_of_root(written):
+    with uproot.open(written) as ours, uproot.open(SMALL14) as roots:
+        for name in roots.keys(filter_classname="TTree", cycle=False):
+            mine, theirs = ours[name], roots[name]
+            assert mine.keys() == theirs.keys()
+            for branch, other in zip(mine.branches, theirs.branches, strict=True):
+                assert branch.classname == other.classname
+                for member in (
+                    "fTitle",
+                    "fBasketSize",
+                    "fSplitLevel",
+                    "fClassName",
+                    "fID",
+                    "fType",
+                ):
+                    if other.has_member(member):
+                        assert branch.member(member) == other.member(member), (name, member)
+
+
+def elements_of(streamer):
+    names = ("fName", "fType", "fTypeName", "fSize")
+    return [tuple(element.member(name) for name in names) for element in streamer.elements]
+
+
+def test_descriptions_of_classes_agree_with_those_of_root(written):
+    compared = 0
+    with uproot.open(written) as ours, uproot.open(SMALL14) as roots:
+        for name, versions in roots.file.streamers.items():
+            for version, theirs in versions.items():
+                mine = ours.file.streamers.get(name, {}).get(version)
+                if mine is None or name in ("TBranchObject", "TTree"):
+                    continue
+                assert mine.member("fCheckSum") == theirs.member("fCheckSum"), name
+                assert elements_of(mine) == elements_of(theirs), name
+                compared += 1
+    assert compared >= 25
+
+
+@pytest.mark.parametrize(
+    ("name", "checksum"),
+    [
+        ("TH1", 0x1C3740C4),
+        ("TAxis", 0x5A496E70),
+        ("TH1F", 0xE2939644),
+        ("TH2F", 0x689CC295),
+        ("TH3F", 0x4D9C3F2B),
+        ("TProfile", 0x4BEDEE54),
+        ("TProfile2D", 0x36A142AC),
+        ("TBranch", 0x10978AAC),
+        ("TTree", 0x7264E07F),
+        ("ROOT::TIOFeatures", 0x1AA12F10),
+    ],
+)
+def test_checksums_are_those_of_root_6(name, checksum):
+    assert layouts.LAYOUTS[name].checksum == checksum
+
+
+def test_baskets_have_the_size_of_cmssw(written):
+    with uproot.open(written) as file:
+        many = file["TH1Ds/Value"]
+        assert many.num_baskets > 3
+        sizes = [many.basket(i).uncompressed_bytes for i in range(many.num_baskets)]
+        assert max(sizes) < 140_000
+        assert min(sizes[:-1]) > 110_000
+        wide = file["TH2Fs/Value"]
+        assert [wide.basket(i).num_entries for i in range(wide.num_baskets)].count(1) >= 2
+
+
+# -- how it is written -----------------------------------------------------------------------------
+
+
+def test_writing_in_parts_holds_the_same(tmp_path, all_stacks):
+    path = tmp_path / "parts.root"
+    with dqmio.create(path) as out:
+        for numbers in ([4], [5, 3], [0], range(6, 300), [2, 1]):
+            parts = [stack.select(list(numbers)) for stack in all_stacks]
+            scalars = some_scalars()[some_scalars()["ls_number"].isin(list(numbers))]
+            out.write([part for part in parts if len(part)], scalars=scalars)
+        assert not path.exists()
+    assert_same(read_with_uproot(path), expected(all_stacks, some_scalars()))
+
+
+def test_the_same_seed_gives_the_same_bytes(tmp_path, all_stacks, written):
+    again = tmp_path / "another name.root"
+    more = {"scalars": some_scalars(), "lumisections": some_lumisections()}
+    dqmio.write(again, all_stacks, seed=1, **more)
+    assert again.read_bytes() == written.read_bytes()
+    dqmio.write(again, all_stacks, seed=2, overwrite=True, **more)
+    assert again.read_bytes() != written.read_bytes()
+
+
+def test_without_a_seed_every_file_is_its_own(tmp_path):
+    guids = set()
+    for name in ("a.root", "b.root"):
+        dqmio.write(tmp_path / name, [])
+        with uproot.open(tmp_path / name) as file:
+            guids.add(str(file["cms::edm::GUID"]))
+    assert len(guids) == 2
+
+
+def test_memory_is_bounded_by_the_part(tmp_path):
+    def peak(n_parts):
+        path = tmp_path / f"{n_parts}.root"
+        tracemalloc.start()
+        with dqmio.create(path, compression="none") as out:
+            for part in range(n_parts):
+                numbers = np.arange(part * 10 + 1, part * 10 + 11)
+                axes = axes_of(2, sizes=(100, 60))
+                out.write([make_stack("TH2F", f"m{i}", numbers, axes=axes) for i in range(4)])
+        _, highest = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return highest, path.stat().st_size
+
+    few, _ = peak(3)
+    many, size = peak(30)
+    assert size > 25e6
+    assert many < few + 2e6
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_interrupted_write_leaves_no_file(tmp_path, error, all_stacks):
+    def stop_halfway():
+        with dqmio.create(tmp_path / "file.root") as out:
+            out.write(all_stacks)
+            raise error
+
+    with pytest.raises(error):
+        stop_halfway()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failure_on_completion_leaves_no_file(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    out = dqmio.create(tmp_path / "file.root")
+    out.write([make_stack("TH1F", "a", [1])])
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        out.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_file_is_replaced_only_if_asked(tmp_path):
+    path = tmp_path / "file.root"
+    path.write_text("mine")
+    with pytest.raises(FileExistsError, match=r"file\.root exists"):
+        dqmio.write(path, [])
+    assert path.read_text() == "mine"
+    dqmio.write(path, [], overwrite=True)
+    assert path.read_bytes()[:4] == b"root"
+
+
+def test_a_file_that_appears_meanwhile_is_kept(tmp_path):
+    path = tmp_path / "file.root"
+    out = dqmio.create(path)
+    path.write_text("theirs")
+    with pytest.raises(FileExistsError):
+        out.close()
+    assert [p.name for p in tmp_path.iterdir()] == ["file.root"]
+    assert path.read_text() == "theirs"
+
+
+# -- refusals --------------------------------------------------------------------------------------
+
+
+def scalar_frame(**changed):
+    row = {"run_number": 1, "ls_number": 1, "me": "a", "kind": "Int", "value": 1, "flags": 0}
+    return pd.DataFrame([row | changed])
+
+
+def one(me="a", ls_numbers=(1,), **more):
+    return [make_stack("TH1F", me, list(ls_numbers), run_number=1, **more)]
+
+
+@pytest.mark.parametrize(
+    ("stacks", "more", "message"),
+    [
+        (one(me="n" * 256), {}, "256 bytes, want 1 to 255"),
+        (one(me="η" * 128), {}, "256 bytes"),
+        (one(me=""), {}, "want a text of 1 to 255 bytes"),
+        (one() + one(), {}, "a, run 1, lumisection 1: given twice"),
+        (one(), {"scalars": scalar_frame()}, "given twice"),
+        (one(ls_numbers=[-1]), {}, "lumisection -1, want a whole number from 0"),
+        (one(ls_numbers=[2**32]), {}, "lumisection 4294967296"),
+        (one(flags=-2), {}, "flags -2"),
+        (one(error_mode="x"), {}, "error mode 'x'"),
+        (one(contents=np.full((1, 9), 2.0**24 + 1)), {}, "16777217.0 in a TH1F, want values exact"),
+        ([], {"scalars": scalar_frame(kind="Bool")}, "kind 'Bool', want one of Int, Float, String"),
+        ([], {"scalars": scalar_frame(value=2**63)}, "want a whole number of 64 bits"),
+        ([], {"scalars": scalar_frame(value=1.5)}, "1.5 as an Int"),
+        ([], {"scalars": scalar_frame(value="x")}, "'x' as Int, want a number"),
+        ([], {"scalars": scalar_frame(kind="String")}, "1 as a String, want a text"),
+        ([], {"scalars": scalar_frame(ls_number=-1)}, "lumisection -1"),
+        ([], {"scalars": scalar_frame().drop(columns="me")}, "scalars: no column me"),
+        ([], {"lumisections": pd.DataFrame({"run_number": [1]})}, "no column ls_number"),
+        (
+            [],
+            {"lumisections": pd.concat([some_lumisections()] * 2)},
+            "run 380001, lumisection 1 twice",
+        ),
+        (
+            [],
+            {"lumisections": some_lumisections().assign(begin_time=pd.Timestamp("1960-01-01"))},
+            "want 1970 to 2106",
+        ),
+        ([], {"compression": "gzip"}, "'gzip', want one of zlib, lzma, lz4, zstd, none"),
+        ([], {"level": 10}, "level 10 of zlib, want 1 to 9"),
+        ([], {"level": 0}, "level 0 of zlib"),
+        ([], {"compression": "none", "level": 3}, "level 3 of no compression"),
+        ([], {"guid": "abc"}, "guid 'abc'"),
+        ([], {"release": ""}, "release ''"),
+    ],
+)
+def test_what_is_impossible_is_refused_before_a_file_is_begun(stacks, more, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        dqmio.write(tmp_path / "file.root", stacks, **more)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_is_refused(tmp_path):
+    with pytest.raises(IsADirectoryError, match="is a folder"):
+        dqmio.write(tmp_path, [])
+
+
+def test_a_missing_folder_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        dqmio.write(tmp_path / "nowhere" / "file.root", [])
+
+
+def test_a_lumisection_is_written_at_once(tmp_path):
+    path = tmp_path / "file.root"
+    with dqmio.create(path) as out:
+        out.write(one())
+        with pytest.raises(ValueError, match="run 1, lumisection 1 was written before"):
+            out.write(one(me="b"))
+        out.write(one(me="b", ls_numbers=[2]))
+    assert set(read_with_uproot(path)) == {("a", 1, 1), ("b", 1, 2)}
+
+
+# -- properties ------------------------------------------------------------------------------------
+
+texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=300)
+names = texts.filter(lambda text: 0 < len(text.encode()) <= 255)
+
+
+@given(
+    me=names,
+    title=texts,
+    labels=st.lists(texts, min_size=3, max_size=3),
+    cells=st.lists(st.floats(width=32), min_size=5, max_size=5),
+    n_ls=st.integers(1, 4),
+    flags=st.integers(0, 2**32 - 1),
+)
+@settings(max_examples=25, deadline=None)
+def test_any_text_and_number_comes_back(tmp_path_factory, me, title, labels, cells, n_ls, flags):
+    axis = Axis.regular(3, 0, 1, title=title, labels=labels)
+    contents = np.array([cells] * n_ls, dtype="f4")
+    stack = make_stack(
+        "TH1F", me, range(n_ls), axes=(axis,), contents=contents, title=title, flags=flags
+    )
+    path = tmp_path_factory.mktemp("any") / "file.root"
+    dqmio.write(path, [stack])
+    assert_same(read_with_uproot(path), expected([stack], some_scalars().iloc[:0]))
+
+
+def test_integers_of_64_bits_come_back(tmp_path):
+    frame = pd.concat(
+        [scalar_frame(me=f"m{value}", value=value) for value in (-(2**63), -1, 2**63 - 1)]
+    )
+    path = tmp_path / "file.root"
+    dqmio.write(path, [], scalars=frame)
+    values = [value for _, value, _ in read_with_uproot(path).values()]
+    assert values == [-(2**63), -1, 2**63 - 1]
+
+
+def test_the_writer_is_imported_without_uproot():
+    code = "import sys, ml4ad.dqmio.write; print('uproot' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603
+    assert done.stdout.strip() == "False"
