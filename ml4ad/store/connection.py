@@ -75,7 +75,7 @@ def open_unchecked(url: str) -> sa.Engine:
         pool_pre_ping=True,
         connect_args={"connect_timeout": 10, "application_name": "ml4ad"},
     )
-    sa.event.listen(made, "handle_error", _translate)
+    sa.event.listen(made, "handle_error", _translated, retval=True)
     return made
 
 
@@ -91,10 +91,10 @@ def _prepare(made: sa.Engine, *, upgrade: bool) -> None:
     known = migrations.revisions()
     name = made.url.render_as_string(hide_password=True)
     with made.connect() as connection:
-        major = connection.dialect.server_version_info or (0,)
-        if not OLDEST_SERVER <= major[0] <= NEWEST_SERVER:
+        major = raw(connection).info.server_version // 10000
+        if not OLDEST_SERVER <= major <= NEWEST_SERVER:
             raise DatabaseError(
-                f"{name} is PostgreSQL {major[0]}, want {OLDEST_SERVER} to {NEWEST_SERVER}"
+                f"{name} is PostgreSQL {major}, want {OLDEST_SERVER} to {NEWEST_SERVER}"
             )
         if schema_version(connection) == known[-1]:
             return
@@ -158,12 +158,12 @@ def explained(error: psycopg.Error, where: str) -> Exception | None:
     return None
 
 
-def _translate(context: sa.engine.ExceptionContext) -> None:
+def _translated(context: sa.engine.ExceptionContext) -> BaseException | None:
     original = context.original_exception
-    if isinstance(original, psycopg.Error):
-        url = context.engine.url if context.engine else None
-        where = url.render_as_string(hide_password=True) if url else "database"
-        context.chained_exception = explained(original, where)
+    if not isinstance(original, psycopg.Error):
+        return None
+    url = context.engine.url if context.engine else None
+    return explained(original, url.render_as_string(hide_password=True) if url else "database")
 
 
 def raw(connection: sa.Connection) -> psycopg.Connection[Any]:

@@ -91,7 +91,9 @@ sa.Index(None, file.c.dataset_id)
 sa.Index(
     "file_waiting_idx",
     file.c.file_id,
-    postgresql_where=file.c.state.in_([sa.literal_column("'PENDING'"), sa.literal_column("'RUNNING'")]),
+    postgresql_where=file.c.state.in_(
+        [sa.literal_column("'PENDING'"), sa.literal_column("'RUNNING'")]
+    ),
 )
 
 #: Other places where a known file lies, byte for byte.

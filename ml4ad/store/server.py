@@ -70,11 +70,12 @@ def home(data_dir: Path) -> Path:
     return folder
 
 
-def start(data_dir: Path, idle_s: int = 0) -> str:
+def start(data_dir: Path, idle_s: int = 0, *, durable: bool = True) -> str:
     """URL of the running server's database; starts the server and makes both where absent.
 
     This process counts as a user of the server until it ends. A server without users for ``idle_s``
-    seconds stops by itself (0: never). Raises ServerError with PostgreSQL's own words.
+    seconds stops by itself (0: never). Without ``durable`` nothing waits for the disk, and a crash
+    of the machine may lose the data. Raises ServerError with PostgreSQL's own words.
     """
     folder = home(data_dir)
     try:
@@ -84,7 +85,7 @@ def start(data_dir: Path, idle_s: int = 0) -> str:
     with idle.locked(folder / "lock"):
         _hold(folder)
         if _connectable(folder) is None:
-            _start(folder)
+            _start(folder, durable)
             if idle_s:
                 _watch(folder, idle_s)
     return _url(folder)
@@ -179,15 +180,17 @@ def _connectable(folder: Path) -> str | None:
 # -- starting ------------------------------------------------------------------------------------
 
 
-def _start(folder: Path) -> None:
+def _start(folder: Path, durable: bool) -> None:
     data = folder / "data"
     if not (data / "PG_VERSION").exists():
-        _initialise(folder)
+        _initialise(folder, durable)
     sockets = _socket_folder(folder)
     if sockets != data:
         _own_socket_folder(sockets)
-    settings = f"{_CONFIGURATION}unix_socket_directories = '{sockets}'\n"
-    (data / "ml4ad.conf").write_text(settings)
+    settings = [_CONFIGURATION, f"unix_socket_directories = '{sockets}'\n"]
+    if not durable:
+        settings.append("fsync = off\nfull_page_writes = off\n")
+    (data / "ml4ad.conf").write_text("".join(settings))
     arguments = ["-D", str(data), "-w", "-t", str(_START_TIMEOUT_S), "-l", str(data / "log")]
     deadline = time.monotonic() + 20
     while True:
@@ -199,7 +202,9 @@ def _start(folder: Path) -> None:
                 break
             # The children of a killed server take a moment to see that it is gone.
             if time.monotonic() > deadline:
-                raise ServerError(f"{folder}: not started: {_last_line((data / 'log').read_text())}")
+                raise ServerError(
+                    f"{folder}: not started: {_last_line((data / 'log').read_text())}"
+                )
         elif _connectable(folder) is not None:
             break
         elif time.monotonic() > deadline + _START_TIMEOUT_S:
@@ -208,7 +213,7 @@ def _start(folder: Path) -> None:
     _make_database(folder)
 
 
-def _initialise(folder: Path) -> None:
+def _initialise(folder: Path, durable: bool) -> None:
     fresh = folder / "data.new"
     if fresh.exists():  # an initdb that was killed
         shutil.rmtree(fresh)
@@ -218,7 +223,7 @@ def _initialise(folder: Path) -> None:
         os.chown(fresh, *user)
     arguments = ["-D", str(fresh), "-U", _USER, "--auth=trust", "--encoding=UTF8"]
     arguments += ["--locale=C", "--data-checksums", "--no-instructions"]
-    made = _run(folder, "initdb", arguments)
+    made = _run(folder, "initdb", arguments if durable else [*arguments, "--no-sync"])
     if made.returncode:
         raise ServerError(f"{folder}: no database could be made: {_last_line(made.stderr)}")
     with (fresh / "postgresql.conf").open("a") as configuration:
@@ -343,9 +348,7 @@ def _server_user() -> tuple[int, int] | None:
 
 def _reachable(path: Path) -> bool:
     """Whether users other than the owner may enter every folder down to ``path``."""
-    return all(
-        folder.stat().st_mode & 0o001 for folder in (path, *path.parents) if folder.exists()
-    )
+    return all(folder.stat().st_mode & 0o001 for folder in (path, *path.parents) if folder.exists())
 
 
 @contextmanager
@@ -355,7 +358,7 @@ def temporary() -> Iterator[str]:
         folder = Path(name)
         folder.chmod(0o711)
         try:
-            yield start(folder)
+            yield start(folder, durable=False)
         finally:
             stop(folder)
             os.close(_held.pop(home(folder)))

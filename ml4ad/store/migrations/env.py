@@ -4,9 +4,11 @@ from alembic import context
 
 from ml4ad.store.migrations import VERSION_TABLE
 
-context.configure(
-    connection=context.config.attributes["connection"],
-    version_table=VERSION_TABLE,
-    transactional_ddl=True,
-)
-context.run_migrations()
+# Alembic lends its context while it runs this; a plain import, as a test runner's, does nothing.
+if hasattr(context, "config"):
+    context.configure(
+        connection=context.config.attributes["connection"],
+        version_table=VERSION_TABLE,
+        transactional_ddl=True,
+    )
+    context.run_migrations()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects.postgresql import TIMESTAMP, UUID
@@ -43,7 +45,9 @@ def _files() -> None:
         _id("file_id"),
         sa.Column("dataset_id", sa.Integer),
         sa.Column("path", sa.Text, nullable=False),
-        sa.Column("uuid", UUID(as_uuid=False), comment="of the ROOT file; moves and copies keep it"),
+        sa.Column(
+            "uuid", UUID(as_uuid=False), comment="of the ROOT file; moves and copies keep it"
+        ),
         sa.Column("guid", sa.Text, comment="cms::edm::GUID, where the file holds one"),
         sa.Column("size", sa.BigInteger, nullable=False),
         sa.Column(
@@ -104,9 +108,7 @@ def _dimensions() -> None:
             "kind", sa.Text, nullable=False, comment="kind of histogram or scalar, as seen last"
         ),
         sa.Column("subsystem", sa.Text, nullable=False),
-        sa.Column(
-            "dim", sa.SmallInteger, nullable=False, comment="number of axes; 0 of scalars"
-        ),
+        sa.Column("dim", sa.SmallInteger, nullable=False, comment="number of axes; 0 of scalars"),
         sa.PrimaryKeyConstraint("me_id", name="me_pkey"),
         sa.UniqueConstraint("me", name="me_me_key"),
         sa.CheckConstraint("length(me) BETWEEN 1 AND 255", name="me_name_check"),
@@ -121,32 +123,32 @@ def _dimensions() -> None:
         sa.PrimaryKeyConstraint("binning_id", name="binning_pkey"),
         sa.UniqueConstraint("digest", name="binning_digest_key"),
     )
-    for name, number, times in (("run", None, ()), ("lumisection", "ls_number", ("n_mes",))):
-        key = ["dataset_id", "run_number", number or "file_id"]
-        columns = [
-            sa.Column("dataset_id", sa.Integer, nullable=False),
-            sa.Column("run_number", sa.BigInteger, nullable=False),
-            *([sa.Column(number, sa.BigInteger, nullable=False)] if number else []),
-            sa.Column("file_id", sa.Integer, nullable=False),
-            _time("begin_time"),
-            _time("end_time"),
-            *(
-                sa.Column(
-                    n, sa.Integer, nullable=False, comment="elements in it; 0 is known to be empty"
-                )
-                for n in times
-            ),
-        ]
-        op.create_table(
-            name,
-            *columns,
-            sa.PrimaryKeyConstraint(*key, name=f"{name}_pkey"),
-            sa.ForeignKeyConstraint(
-                ["dataset_id"], ["dataset.dataset_id"], name=f"{name}_dataset_id_fkey"
-            ),
-            sa.ForeignKeyConstraint(["file_id"], ["file.file_id"], name=f"{name}_file_id_fkey"),
-        )
-        op.create_index(f"{name}_file_id_idx", name, ["file_id"])
+    _owned("run", ["dataset_id", "run_number", "file_id"])
+    n_mes = sa.Column(
+        "n_mes", sa.Integer, nullable=False, comment="elements in it; 0 is known to be empty"
+    )
+    ls_number = sa.Column("ls_number", sa.BigInteger, nullable=False)
+    _owned("lumisection", ["dataset_id", "run_number", "ls_number"], ls_number, n_mes)
+
+
+def _owned(name: str, key: list[str], *more: sa.Column[Any]) -> None:
+    """Table of what a file brought."""
+    op.create_table(
+        name,
+        sa.Column("dataset_id", sa.Integer, nullable=False),
+        sa.Column("run_number", sa.BigInteger, nullable=False),
+        *more[:1],
+        sa.Column("file_id", sa.Integer, nullable=False),
+        _time("begin_time"),
+        _time("end_time"),
+        *more[1:],
+        sa.PrimaryKeyConstraint(*key, name=f"{name}_pkey"),
+        sa.ForeignKeyConstraint(
+            ["dataset_id"], ["dataset.dataset_id"], name=f"{name}_dataset_id_fkey"
+        ),
+        sa.ForeignKeyConstraint(["file_id"], ["file.file_id"], name=f"{name}_file_id_fkey"),
+    )
+    op.create_index(f"{name}_file_id_idx", name, ["file_id"])
 
 
 def _contents() -> None:
@@ -177,9 +179,7 @@ def _contents() -> None:
         sa.Column("file_id", sa.Integer, nullable=False),
         sa.Column("int_value", sa.BigInteger),
         sa.Column("float_value", sa.Double),
-        sa.Column(
-            "string_value", sa.LargeBinary, comment="UTF-8 as in the file, damaged or not"
-        ),
+        sa.Column("string_value", sa.LargeBinary, comment="UTF-8 as in the file, damaged or not"),
         sa.PrimaryKeyConstraint(
             *("dataset_id", "me_id", "run_number", "ls_number", "file_id"), name="scalar_pkey"
         ),

@@ -1,0 +1,74 @@
+"""A real PostgreSQL for all tests: one server per session, a fresh database per test."""
+
+import os
+import uuid
+from pathlib import Path
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+from psycopg import sql
+
+from ml4ad import store
+from ml4ad.store import server
+
+TEMPLATE = "ml4ad_test_template"
+
+
+def _administer(url, text, **names):
+    identifiers = {key: sql.Identifier(name) for key, name in names.items()}
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(sql.SQL(text).format(**identifiers))
+
+
+def _database(url, name):
+    address = sa.make_url(url).set(database=name)
+    return address.render_as_string(hide_password=False)
+
+
+@pytest.fixture(scope="session")
+def server_url():
+    """A throwaway server, or ML4AD_TEST_DATABASE_URL, whose user may create databases."""
+    given = os.environ.get("ML4AD_TEST_DATABASE_URL")
+    if given:
+        yield given
+        return
+    with server.temporary() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def template(server_url):
+    name = f"{TEMPLATE}_{uuid.uuid4().hex[:8]}"
+    _administer(server_url, "CREATE DATABASE {name}", name=name)
+    store.engine(_database(server_url, name)).dispose()
+    yield name
+    _administer(server_url, "DROP DATABASE {name} WITH (FORCE)", name=name)
+
+
+@pytest.fixture
+def empty_database_url(server_url):
+    """A database with nothing in it."""
+    name = f"ml4ad_test_{uuid.uuid4().hex[:8]}"
+    _administer(server_url, "CREATE DATABASE {name} TEMPLATE template0", name=name)
+    yield _database(server_url, name)
+    _administer(server_url, "DROP DATABASE {name} WITH (FORCE)", name=name)
+
+
+@pytest.fixture
+def database_url(server_url, template, monkeypatch):
+    """A database with the schema and no rows; also what `ml4ad.connect()` finds in this test."""
+    name = f"ml4ad_test_{uuid.uuid4().hex[:8]}"
+    _administer(
+        server_url, "CREATE DATABASE {name} TEMPLATE {template}", name=name, template=template
+    )
+    url = _database(server_url, name)
+    monkeypatch.setenv("ML4AD_DATABASE_URL", url)
+    yield url
+    _administer(server_url, "DROP DATABASE {name} WITH (FORCE)", name=name)
+
+
+@pytest.fixture(scope="session")
+def small14():
+    """A DQMIO file of all 14 types, written by ROOT."""
+    return Path(__file__).parent / "data" / "small14.root"
