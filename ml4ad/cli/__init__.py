@@ -22,6 +22,9 @@ COMMANDS = {
     "show": "ml4ad.cli.archive:show",
     "list": "ml4ad.cli.archive:list_",
     "draw": "ml4ad.cli.archive:draw",
+    "conditions": "ml4ad.cli.conditions:conditions",
+    "good": "ml4ad.cli.conditions:good",
+    "workspaces": "ml4ad.cli.workspaces:workspaces",
     "demo": "ml4ad.cli.demo:demo",
 }
 
