@@ -16,6 +16,7 @@ from ml4ad.simulate.faults import FAULTS, Fault, Mask, boxes, inject, place
 from ml4ad.simulate.lhc import DETECTOR_FLAGS, Run, conditions, plan_runs, stream
 from ml4ad.simulate.sample import (
     BLOCK_LS,
+    Beam,
     Prepared,
     entries_expected,
     sample_block,
@@ -135,6 +136,9 @@ class Campaign:
     def _conditions(self, run: Run) -> pd.DataFrame:
         return _cached_conditions(self.seed, run)
 
+    def _beam(self, run: Run) -> Beam:
+        return _cached_beam(self.seed, run)
+
     def ls_numbers(self, run: Run, dataset: str) -> Ints:
         """Lumisections of a run that reached a dataset: now and then one is lost."""
         rng = stream(self.seed, "lost", run.run_number, dataset)
@@ -206,7 +210,7 @@ class Campaign:
                     yield element, np.ones(element.axes[0].n_bins, dtype=bool), share
 
     def _part_of_run(self, element: Element, run: Run, first: int, last: int) -> float:
-        expected = entries_expected(element, self._conditions(run), np.ones(run.n_ls))
+        expected = entries_expected(element, self._beam(run), np.ones(run.n_ls))
         total = float(expected.sum())
         return float(expected[first - 1 : last].sum()) / total if total else 0.0
 
@@ -219,7 +223,7 @@ class Campaign:
     def triggers(self, run: Run, dataset: str) -> Floats:
         """Triggers of each lumisection of the run in a dataset, ``(n_ls,)``."""
         scale = _SCALES.get(dataset.split("/")[1], _OTHER_SCALE)
-        return triggers(self.seed, run, dataset, self._conditions(run), scale)
+        return triggers(self.seed, run, dataset, self._beam(run), scale)
 
     def block(
         self, run: Run, dataset: str, number: int, *, me: str = "*", with_faults: bool = True
@@ -230,16 +234,16 @@ class Campaign:
         from all these lumisections do not come.
         """
         wanted = pattern(me)
-        state, fired = self._conditions(run), self.triggers(run, dataset)
+        beam, fired = self._beam(run), self.triggers(run, dataset)
         kept = self.ls_numbers(run, dataset)
         for element in self.elements:
             if element.per_run is not (number < 0) or not wanted.fullmatch(element.me):
                 continue
             prepared = self.prepared(run, element)
             if number < 0:
-                stack = sample_run(self.seed, prepared, state, fired, dataset)
+                stack = sample_run(self.seed, prepared, beam, fired, dataset)
             else:
-                stack = sample_block(self.seed, prepared, state, fired, number, dataset)
+                stack = sample_block(self.seed, prepared, beam, fired, number, dataset)
             if with_faults:
                 stack = self._with_faults(stack, run, dataset, number)
             if number >= 0:
@@ -382,6 +386,11 @@ def _cached_prepared(seed: int, run: Run, named: _Named) -> Prepared:
 @lru_cache(maxsize=400)
 def _cached_conditions(seed: int, run: Run) -> pd.DataFrame:
     return conditions(seed, run)
+
+
+@lru_cache(maxsize=400)
+def _cached_beam(seed: int, run: Run) -> Beam:
+    return Beam.of(_cached_conditions(seed, run))
 
 
 def _can_have(fault: Fault, element: Element) -> bool:
@@ -597,7 +606,7 @@ def _demo_faults(made: Campaign) -> Iterator[Fault]:
         ("dead_cell", "*DigiTask/Occupancy/depth/depth1", 0.6, 0.3, {"x": (-5, -5), "y": (33, 33)}),
         ("gain_shift", "*PXBarrel/charge_PXLayer_2", 0.2, 0.4, {"strength": 0.05}),
         ("module_off", "*recHits/hRHGlobalm1", 0.7, 0.2, {"module": "ring2_chamber11"}),
-        ("glitch", "*hRHGlobalp1", 0.45, 0, {"x": (100, 300), "y": (100, 300), "strength": 4.0}),
+        ("glitch", "*hRHGlobalm1", 0.45, 0, {"x": (100, 300), "y": (100, 300), "strength": 4.0}),
         (
             "noisy_region",
             "*EEOT digi occupancy EE +",
@@ -607,10 +616,10 @@ def _demo_faults(made: Campaign) -> Iterator[Fault]:
         ),
         (
             "timing_shift",
-            "*EBTMT timing map",
+            "*EETMT timing map EE -",
             0.35,
             0.3,
-            {"x": (100, 140), "y": (0, 85), "strength": 0.5},
+            {"x": (50, 70), "y": (20, 40), "strength": 0.5},
         ),
         (
             "degradation",

@@ -556,7 +556,7 @@ def _with_counts(
     changed["entries"] = entries
     weights = statistics_weights(stack.kind, stack.axes)
     statistics = stack.statistics.copy()
-    known = statistics[rows].any(axis=1)
+    known = np.abs(statistics[rows]).max(axis=1, initial=0) > 0
     moved = np.zeros((len(before), statistics.shape[1]))
     moved[:, : weights.shape[1]] = difference @ weights
     statistics[rows] += moved * known[:, None]

@@ -15,7 +15,7 @@ import pandas as pd
 
 from ml4ad import dqmio
 from ml4ad.simulate.campaign import Campaign
-from ml4ad.simulate.lhc import Run, stream
+from ml4ad.simulate.lhc import LS_SECONDS, Run, stream
 
 #: What each file of the campaign is called, beside the store tree.
 TRUTH, CONDITIONS, RUNS, RATES = "truth.json", "conditions.json", "runs.json", "rates.json"
@@ -219,17 +219,17 @@ def _write_block(
     at = here - 1
     rows: list[tuple[int, str, str, Any]] = []
     for position in at.tolist():
-        ls_number = position + 1
-        rows.append((ls_number, "Info/EventInfo/processedEvents", "Int", int(fired[position])))
-        rate = float(fired[position]) / float(
-            state["end_time"].iloc[position] - state["start_time"].iloc[position]
-        )
-        rows.append((ls_number, "Info/EventInfo/processEventRate", "Float", rate))
+        events = float(fired[position])
+        rows.append((position + 1, "Info/EventInfo/processedEvents", "Int", int(events)))
+        rows.append((position + 1, "Info/EventInfo/processEventRate", "Float", events / LS_SECONDS))
     writer.write(
         stacks,
         scalars=_frame_of_scalars(run.run_number, rows),
         lumisections=_times(
-            run, here.tolist(), state["start_time"].iloc[at], state["end_time"].iloc[at]
+            run,
+            here.tolist(),
+            state["start_time"].to_numpy()[at],
+            state["end_time"].to_numpy()[at],
         ),
     )
     return len(here)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.special import gammaln, xlogy
 
 from ml4ad.simulate.elements import Element
-from ml4ad.simulate.lhc import LS_SECONDS, Run, stream
+from ml4ad.simulate.lhc import DETECTOR_FLAGS, LS_SECONDS, Run, stream
 from ml4ad.simulate.shapes import SHAPES, State, modes, profile_mean
 from ml4ad.stack import KINDS, Axis, Floats, HistogramStack, Ints, is_profile, statistics_names
 
@@ -19,6 +22,11 @@ BLOCK_LS = 16
 _N_MODES = 3
 _LOW, _HIGH = 20.0, 60.0  # pileups between which shapes are interpolated
 _ENOUGH = 24.0  # entries from which a rounded normal with its skewness is as good as Poisson
+_RARE = 0.05  # entries below which Poisson numbers are drawn as such, between them from a table
+_TOP = 60.0  # highest mean of the table
+_ALIKE = 0.6  # lumisections with this part of the most entries are drawn together
+_STEP = 0.02  # of the square root of the table's means
+_VALUES = 128  # numbers that the table knows, from 0
 
 
 def statistics_weights(kind: str, axes: tuple[Axis, ...]) -> Floats:
@@ -57,16 +65,17 @@ def draw(rng: np.random.Generator, means: NDArray[np.float32], dispersion: float
     """
     out = np.zeros(means.shape)
     totals = means.sum(axis=1)
-    live = totals > 0.3 * totals.max(initial=0)
-    if live.any():
-        lowest = means[live].min(axis=0) if not live.all() else means.min(axis=0)
-        scarce = lowest < _ENOUGH
-        many = int(scarce.argmax()) if scarce.any() else means.shape[1]
-        rows = slice(None) if live.all() else live
-        out[rows, :many] = _rounded_normal(rng, means[rows, :many], dispersion)
-        out[rows, many:] = _twice_counted(rng, means[rows, many:], dispersion)
-    if not live.all():
-        out[~live] = _twice_counted(rng, means[~live], dispersion)
+    rows = totals > _ALIKE * totals.max(initial=0)
+    if not rows.any():
+        return out
+    if not rows.all():
+        # Lumisections with far fewer entries are drawn apart, as are their like again.
+        out[~rows] = draw(rng, means[~rows], dispersion)
+        means = means[rows]
+    scarce = means.min(axis=0) < _ENOUGH
+    many = int(scarce.argmax()) if scarce.any() else means.shape[1]
+    out[rows, :many] = _rounded_normal(rng, means[:, :many], dispersion)
+    out[rows, many:] = _twice_counted(rng, means[:, many:], dispersion)
     return out
 
 
@@ -86,28 +95,80 @@ def _rounded_normal(
     return np.maximum(sigma, 0, out=sigma)
 
 
-def _twice_counted(rng: np.random.Generator, means: NDArray[np.float32], dispersion: float) -> Ints:
+def _twice_counted(
+    rng: np.random.Generator, means: NDArray[np.float32], dispersion: float
+) -> NDArray[np.float32]:
+    """Poisson numbers of which some count twice; the means fall along the columns, about."""
+    often = np.flatnonzero(means.max(axis=0, initial=0) > _RARE)
+    end = int(often[-1]) + 1 if len(often) else 0
+    out = np.empty(means.shape, dtype=np.float32)
+    out[:, :end] = _tabled(rng, np.minimum(means[:, :end], np.float32(_TOP)), dispersion)
+    for part in ((slice(None), slice(end, None)), np.nonzero(means > _TOP)):
+        twice = means[part] * np.float32((dispersion - 1) / 2)
+        out[part] = rng.poisson(means[part] - 2 * twice) + 2 * rng.poisson(twice)
+    return out
+
+
+@cache
+def _table(dispersion: float) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Walker's alias tables of a twice-counting Poisson, for means ``(level * _STEP) ** 2``.
+
+    Source: A. J. Walker, ACM Transactions on Mathematical Software 3 (1977) 253.
+    """
+
+    def poisson(n: int, mean: Floats) -> Floats:
+        k = np.arange(n)
+        return np.asarray(np.exp(xlogy(k, mean[:, None]) - mean[:, None] - gammaln(k + 1)))
+
+    levels = (np.arange(int(np.sqrt(_TOP) / _STEP) + 3) * _STEP) ** 2
     twice = (dispersion - 1) / 2
-    counts: Ints = rng.poisson(means * np.float32(1 - 2 * twice))
-    if twice > 0:
-        counts += 2 * rng.poisson(means * np.float32(twice))
-    return counts
+    single = poisson(_VALUES, levels * (1 - 2 * twice))
+    double = np.zeros_like(single)
+    double[:, ::2] = poisson(_VALUES // 2, levels * twice)
+    chance = np.stack([np.convolve(a, b)[:_VALUES] for a, b in zip(single, double, strict=True)])
+    left = chance / chance.sum(axis=1, keepdims=True) * _VALUES
+    kept, alias = np.ones_like(left), np.zeros(left.shape, dtype=np.uint8)
+    rows = np.arange(len(left))
+    for _ in range(_VALUES):
+        least = np.where(np.isnan(left), np.inf, left).argmin(axis=1)
+        most = np.where(np.isnan(left), -np.inf, left).argmax(axis=1)
+        kept[rows, least], alias[rows, least] = left[rows, least], most
+        left[rows, most] -= np.where(least != most, 1 - left[rows, least], 0)
+        left[rows, least] = np.nan
+    return kept.astype(np.float32), alias
+
+
+def _tabled(
+    rng: np.random.Generator, means: NDArray[np.float32], dispersion: float
+) -> NDArray[np.uint8]:
+    kept, alias = _table(round(dispersion, 6))
+    level = np.sqrt(means)
+    level *= np.float32(1 / _STEP)
+    # A random remainder rounds the mean up or down, so that it is right on average.
+    level += rng.random(means.shape, dtype=np.float32)
+    at = level.astype(np.int32)
+    place = rng.random(means.shape, dtype=np.float32)
+    place *= np.float32(_VALUES)
+    value = place.astype(np.uint8)
+    place -= value
+    at *= _VALUES
+    at += value
+    return np.where(place < kept.ravel()[at], value, alias.ravel()[at])
 
 
 @dataclass(frozen=True)
 class Prepared:
     """What all lumisections of one element of one run share.
 
-    ``cells`` are the flat indices of the cells that can be filled, by falling share; ``shares``
-    ``(2, n)`` at low and high pileup; ``patterns`` ``(modes, n)`` and their ``course``
-    ``(n_ls, modes)`` over the run; ``block_of`` the fluctuating block of every cell.
+    ``cells`` are the flat indices of the cells that can be filled, by falling share. ``basis``
+    ``(2 + modes, n)`` are their shares at low and high pileup and the patterns in which they drift,
+    whose ``course`` is ``(n_ls, modes)``; ``block_of`` the fluctuating block of every cell.
     """
 
     element: Element
     run: Run
     cells: Ints
-    shares: NDArray[np.float32]
-    patterns: NDArray[np.float32]
+    basis: NDArray[np.float32]
     course: NDArray[np.float32]
     block_of: Ints
     n_blocks: int
@@ -123,6 +184,7 @@ class Prepared:
         top = flat.max(axis=0)
         filled = np.flatnonzero(top > top.max(initial=0) * 1e-9)
         cells = filled[np.argsort(-top[filled], kind="stable")]
+        shares = flat[:, cells].astype(np.float32)
         patterns = modes(element, _N_MODES).reshape(_N_MODES, -1)[:, cells]
         rng = stream(seed, "course", run.run_number, element.me)
         of_run = 1.5 * rng.normal(0, element.drift, _N_MODES)
@@ -143,8 +205,7 @@ class Prepared:
             element,
             run,
             cells,
-            flat[:, cells].astype(np.float32),
-            patterns,
+            np.concatenate([shares, patterns * shares.mean(axis=0)]),
             course.astype(np.float32),
             block_of.astype(np.int64),
             int(np.prod(per_axis)),
@@ -155,45 +216,61 @@ class Prepared:
     def expected(self, pileup: Floats, positions: Ints) -> NDArray[np.float32]:
         """Share of the entries that each cell expects, ``(n_ls, n)``; blocks do not fluctuate."""
         up = np.clip((pileup - _LOW) / (_HIGH - _LOW), -0.5, 1.5).astype(np.float32)
-        shares = np.stack([1 - up, up], axis=1) @ self.shares
-        shares *= 1 + self.course[positions] @ self.patterns
+        factors = np.concatenate([1 - up[:, None], up[:, None], self.course[positions]], axis=1)
+        shares = factors @ self.basis
         return np.maximum(shares, 0, out=shares)
 
 
-def triggers(seed: int, run: Run, dataset: str, conditions: pd.DataFrame, scale: float) -> Floats:
+@dataclass(frozen=True)
+class Beam:
+    """Conditions of a run as arrays over its lumisections: by name, and the true pileup."""
+
+    flags: Mapping[str, NDArray[np.bool_]]
+    pileup: Floats
+    rate: Floats
+
+    @classmethod
+    def of(cls, conditions: pd.DataFrame) -> Beam:
+        """Arrays of a frame of `lhc.conditions`; ``rate`` is that of recorded triggers [Hz]."""
+        flags = {name: conditions[name].to_numpy(dtype=bool) for name in DETECTOR_FLAGS}
+        pileup = conditions["true_pileup"].to_numpy(dtype=np.float64)
+        live = conditions["live"].to_numpy(dtype=np.float64)
+        rate = conditions["zerobias_rate"].to_numpy(dtype=np.float64)
+        return cls(flags, pileup, rate * live * (pileup > 0))
+
+
+def triggers(seed: int, run: Run, dataset: str, beam: Beam, scale: float) -> Floats:
     """Triggers that a dataset recorded in each lumisection of the run, ``(n_ls,)``."""
-    rate = conditions["zerobias_rate"] * conditions["live"] * (conditions["true_pileup"] > 0)
     rng = stream(seed, "triggers", run.run_number, dataset)
-    return rng.poisson(rate.to_numpy() * LS_SECONDS * scale).astype(np.float64)
+    return rng.poisson(beam.rate * LS_SECONDS * scale).astype(np.float64)
 
 
-def entries_expected(element: Element, conditions: pd.DataFrame, fired: Floats) -> Floats:
+def entries_expected(element: Element, beam: Beam, fired: Floats) -> Floats:
     """Entries of ``element`` that each lumisection expects, ``(n_ls,)``; 0 if it is not ready."""
-    ready = np.ones(len(conditions), dtype=bool)
+    expected: Floats = fired * (element.per_trigger + element.per_collision * beam.pileup)
     for flag in element.needs:
-        ready &= conditions[flag].to_numpy(dtype=bool)
-    pileup = conditions["true_pileup"].to_numpy()
-    return ready * fired * (element.per_trigger + element.per_collision * pileup)
+        expected = expected * beam.flags[flag]
+    return expected
 
 
 def sample_block(
     seed: int,
     prepared: Prepared,
-    conditions: pd.DataFrame,
+    beam: Beam,
     fired: Floats,
     block: int,
     dataset: str,
 ) -> HistogramStack:
     """Histograms of the ``block``-th `BLOCK_LS` lumisections of the run.
 
-    ``conditions`` and ``fired`` are those of the whole run.
+    ``beam`` and ``fired`` are those of the whole run.
     """
     element, run = prepared.element, prepared.run
     positions = np.arange(block * BLOCK_LS, min((block + 1) * BLOCK_LS, run.n_ls))
     rng = stream(seed, "counts", run.run_number, dataset, element.me, block)
-    part = conditions.iloc[positions]
-    means = prepared.expected(part["true_pileup"].to_numpy(), positions)
-    means *= entries_expected(element, part, fired[positions]).astype(np.float32)[:, None]
+    means = prepared.expected(beam.pileup[positions], positions)
+    entries = entries_expected(element, beam, fired)[positions]
+    means *= entries.astype(np.float32)[:, None]
     if element.block_sigma:
         size = (len(positions), prepared.n_blocks)
         moved = 1 + np.float32(element.block_sigma) * rng.standard_normal(size, dtype=np.float32)
@@ -203,13 +280,13 @@ def sample_block(
 
 
 def sample_run(
-    seed: int, prepared: Prepared, conditions: pd.DataFrame, fired: Floats, dataset: str
+    seed: int, prepared: Prepared, beam: Beam, fired: Floats, dataset: str
 ) -> HistogramStack:
     """The histogram of a per-run element, as lumisection 0."""
     element, run = prepared.element, prepared.run
     rng = stream(seed, "counts", run.run_number, dataset, element.me, "run")
-    expected = entries_expected(element, conditions, fired)
-    shares = prepared.expected(conditions["true_pileup"].to_numpy(), np.arange(run.n_ls))
+    expected = entries_expected(element, beam, fired)
+    shares = prepared.expected(beam.pileup, np.arange(run.n_ls))
     means = (expected.astype(np.float32) @ shares)[None]
     counts = draw(rng, means, element.dispersion)
     return _stack(rng, prepared, counts, np.zeros(1, dtype=np.int64), dataset)
