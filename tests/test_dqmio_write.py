@@ -713,13 +713,22 @@ def test_what_is_impossible_is_refused_before_a_file_is_begun(stacks, more, mess
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_histogram_beyond_a_byte_count_is_refused(tmp_path):
+    axis = Axis.regular(11_998, 0, 1)
+    contents = np.broadcast_to(np.zeros(1), (1, 12_000, 12_000))
+    stack = HistogramStack("a", "TH2D", 1, np.array([1]), (axis, axis), contents, np.zeros(1))
+    with pytest.raises(ValueError, match="a: 1152000000 bytes of cells, want up to 1056964608"):
+        dqmio.write(tmp_path / "file.root", [stack])
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_is_refused(tmp_path):
     with pytest.raises(IsADirectoryError, match="is a folder"):
         dqmio.write(tmp_path, [])
 
 
 def test_a_missing_folder_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match="no folder"):
         dqmio.write(tmp_path / "nowhere" / "file.root", [])
 
 

@@ -14,6 +14,9 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
+Bytes = NDArray[np.uint8]
 
 # A line per class: name, version, bases in brackets, then the members in the order of the file.
 # `T m[n]` is an array whose length is the member n; `T-> m` an object that always exists; `enum T`
