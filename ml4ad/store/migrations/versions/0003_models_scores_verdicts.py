@@ -28,10 +28,13 @@ def _models() -> None:
         _id("model_id"),
         sa.Column("name", sa.Text, nullable=False),
         sa.Column("version", sa.Integer, nullable=False, comment="from 1, by name"),
-        sa.Column("pattern", sa.Text, nullable=False, comment="of the elements that it is for"),
         sa.Column(
-            "datasets", sa.Text, nullable=False, comment="pattern of the datasets that it scores"
+            "patterns",
+            ARRAY(sa.Text),
+            nullable=False,
+            comment="of the elements that it is for",
         ),
+        sa.Column("datasets", ARRAY(sa.Text), nullable=False, comment="patterns of what it scores"),
         sa.Column("detector", sa.Text, nullable=False, comment="class"),
         _json("parameters"),
         sa.Column("seed", sa.BigInteger, nullable=False),
