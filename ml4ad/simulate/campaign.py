@@ -19,6 +19,7 @@ from ml4ad.simulate.sample import (
     Beam,
     Prepared,
     entries_expected,
+    one_thread,
     sample_block,
     sample_run,
     triggers,
@@ -240,12 +241,13 @@ class Campaign:
             if element.per_run is not (number < 0) or not wanted.fullmatch(element.me):
                 continue
             prepared = self.prepared(run, element)
-            if number < 0:
-                stack = sample_run(self.seed, prepared, beam, fired, dataset)
-            else:
-                stack = sample_block(self.seed, prepared, beam, fired, number, dataset)
-            if with_faults:
-                stack = self._with_faults(stack, run, dataset, number)
+            with one_thread():
+                if number < 0:
+                    stack = sample_run(self.seed, prepared, beam, fired, dataset)
+                else:
+                    stack = sample_block(self.seed, prepared, beam, fired, number, dataset)
+                if with_faults:
+                    stack = self._with_faults(stack, run, dataset, number)
             if number >= 0:
                 there = np.isin(stack.ls_numbers, kept)
                 stack = stack if there.all() else stack._take(np.flatnonzero(there))

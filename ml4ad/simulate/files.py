@@ -134,7 +134,7 @@ def generate(
     _write_json(out / RATES, oms_rates(campaign.conditions()))
     _write_json(out / GOLDEN, campaign.golden())
     _write_json(out / DCS, campaign.dcs())
-    _write_json(out / TRUTH, truth, indent=1)
+    _write_json(out / TRUTH, truth, lines=True)
     return Record(out, campaign, files, truth)
 
 
@@ -416,8 +416,17 @@ def _truth(campaign: Campaign, files: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _write_json(path: Path, content: Any, indent: int | None = None) -> None:
-    text = json.dumps(content, indent=indent, allow_nan=False, default=int)
+def _write_json(path: Path, content: dict[str, Any], lines: bool = False) -> None:
+    """Write JSON on one line, or with one line for each item of the lists in it."""
+
+    def text(value: Any) -> str:
+        if lines and isinstance(value, list) and value:
+            return (
+                "[\n" + ",\n".join(f"  {json.dumps(item, default=int)}" for item in value) + "\n]"
+            )
+        return json.dumps(value, allow_nan=False, default=int)
+
+    body = ",\n".join(f"{json.dumps(name)}: {text(value)}" for name, value in content.items())
     part = path.with_name(f".{path.name}.part")
-    part.write_text(text + "\n")
+    part.write_text("{\n" + body + "\n}\n")
     part.replace(path)

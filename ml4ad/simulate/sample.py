@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import gammaln, xlogy
+from threadpoolctl import ThreadpoolController
 
 from ml4ad.simulate.elements import Element
 from ml4ad.simulate.lhc import DETECTOR_FLAGS, LS_SECONDS, Run, stream
@@ -116,7 +118,7 @@ def _table(dispersion: float) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     Source: A. J. Walker, ACM Transactions on Mathematical Software 3 (1977) 253.
     """
 
-    def poisson(n: int, mean: Floats) -> Floats:
+    def poisson(n: int, mean: NDArray[Any]) -> Floats:
         k = np.arange(n)
         return np.asarray(np.exp(xlogy(k, mean[:, None]) - mean[:, None] - gammaln(k + 1)))
 
@@ -237,6 +239,16 @@ class Beam:
         live = conditions["live"].to_numpy(dtype=np.float64)
         rate = conditions["zerobias_rate"].to_numpy(dtype=np.float64)
         return cls(flags, pileup, rate * live * (pileup > 0))
+
+
+@cache
+def _threads() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
+def one_thread() -> AbstractContextManager[object]:
+    """Context in which BLAS uses one thread: its products here are too small to share."""
+    return _threads().limit(limits=1, user_api="blas")
 
 
 def triggers(seed: int, run: Run, dataset: str, beam: Beam, scale: float) -> Floats:
