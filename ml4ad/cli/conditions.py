@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ml4ad.cli import show as shown
+from ml4ad.cli.database import opened
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,11 +53,9 @@ def load(files: tuple[Path, ...], kind: str | None, name: str | None, lumi_unit:
     if name is not None and len(files) > 1:
         raise click.UsageError(f"--name is one certification's; there are {len(files)} files")
     from ml4ad import conditions as conditions_module
-    from ml4ad import store
 
-    engine = store.engine()
     loaded = []
-    with shown.progress() as bars:
+    with opened() as engine, shown.progress() as bars:
         for path in bars.track(files, description="loading"):
             loaded.append(
                 conditions_module.load(engine, path, kind, name=name, lumi_unit=lumi_unit)
@@ -84,17 +83,14 @@ def fetch(service: str, runs: str, paths: tuple[str, ...], dataset: str | None) 
         options["paths"] = paths
     if dataset is not None:
         options["dataset"] = dataset
-    if paths and service != "oms" or dataset and service != "runregistry":
+    if (paths and service != "oms") or (dataset and service != "runregistry"):
         raise click.UsageError("--path is for oms, --dataset for runregistry")
     from ml4ad import conditions as conditions_module
-    from ml4ad import store
 
-    with warnings.catch_warnings():
+    with opened() as engine, warnings.catch_warnings():
         # The note is printed.
         warnings.simplefilter("ignore", conditions_module.OfflineWarning)
-        found = conditions_module.load(
-            store.engine(), service, run_numbers=run_numbers(runs), **options
-        )
+        found = conditions_module.load(engine, service, run_numbers=run_numbers(runs), **options)
     _print_loaded([found])
     if not found.live:
         raise RuntimeError(found.note)
@@ -111,20 +107,19 @@ def show(run_number: int | None, everything: bool) -> None:
     ml4ad conditions show --run 378981 --all
     """
     from ml4ad import conditions as conditions_module
-    from ml4ad import store
 
-    engine = store.engine()
-    runs = conditions_module.runs(engine, run_number=run_number)
-    if run_number is None:
-        shown.table(_chosen(runs, _RUN_COLUMNS, everything), title="Runs")
-        shown.table(conditions_module.certifications(engine), title="Certification")
-        return
-    lumisections = conditions_module.lumisections(engine, run_number=run_number)
+    with opened() as engine:
+        runs = conditions_module.runs(engine, run_number=run_number)
+        if run_number is None:
+            shown.table(_chosen(runs, _RUN_COLUMNS, everything), title="Runs")
+            shown.table(conditions_module.certifications(engine), title="Certification")
+            return
+        lumisections = conditions_module.lumisections(engine, run_number=run_number)
+        flags = conditions_module.flags(engine, run_number)
     if runs.empty and lumisections.empty:
         raise KeyError(f"no conditions of run {run_number} are stored: load or fetch them")
     shown.table(_chosen(runs, _RUN_COLUMNS, everything), title=f"Run {run_number}")
     shown.table(_chosen(lumisections, _LS_COLUMNS, everything), title="Lumisections")
-    flags = conditions_module.flags(engine, run_number)
     if len(flags):
         shown.table(flags, title="Run Registry")
 
@@ -160,17 +155,17 @@ def good(
     import pandas as pd
 
     from ml4ad import conditions as conditions_module
-    from ml4ad import store
 
-    found = conditions_module.good(
-        store.engine(),
-        dataset,
-        run_number=run_number,
-        golden=golden,
-        dcs=dcs,
-        exclude=exclude,
-        where=where,
-    )
+    with opened() as engine:
+        found = conditions_module.good(
+            engine,
+            dataset,
+            run_number=run_number,
+            golden=golden,
+            dcs=dcs,
+            exclude=exclude,
+            where=where,
+        )
     kept = conditions_module.as_ranges(found)
     if out is not None:
         conditions_module.ranges.write(kept, out)

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from ml4ad.cli import show as shown
+from ml4ad.cli.database import opened
 
 _FIELDS = {"dataset": "datasets", "element": "elements", "shown": "shown", "trained": "trained"}
 
@@ -35,9 +36,10 @@ def list_() -> None:
     """
     import pandas as pd
 
-    from ml4ad import store
     from ml4ad import workspaces as home
 
+    with opened() as engine:
+        stored = home.stored(engine)
     rows = [
         {
             "workspace": own.name,
@@ -46,7 +48,7 @@ def list_() -> None:
             "n_elements": len(own.elements),
             "datasets": " ".join(own.datasets),
         }
-        for own in home.stored(store.engine())
+        for own in stored
     ]
     columns = ["workspace", "description", "n_datasets", "n_elements", "datasets"]
     shown.table(pd.DataFrame(rows, columns=columns), title="Workspaces")
@@ -60,10 +62,10 @@ def show(name: str) -> None:
     \b
     ml4ad workspaces show tracker
     """
-    from ml4ad import store
     from ml4ad import workspaces as home
 
-    _print(home.get(store.engine(), name)[0])
+    with opened() as engine:
+        _print(home.get(engine, name)[0])
 
 
 def _patterns(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -86,11 +88,11 @@ def add(name: str, description: str, **patterns: tuple[str, ...]) -> None:
     \b
     ml4ad workspaces add pixel --dataset '/ZeroBias/*/DQMIO' --element PixelPhase1/
     """
-    from ml4ad import store
     from ml4ad import workspaces as home
 
     made = home.Workspace(name, description=description, **patterns)
-    home.add(store.engine(), made)
+    with opened() as engine:
+        home.add(engine, made)
     _print(made)
 
 
@@ -108,19 +110,18 @@ def edit(name: str, description: str | None, **patterns: tuple[str, ...]) -> Non
     \b
     ml4ad workspaces edit tracker --element 'Tracking/*/Chi2oNDF_GenTk' --remove-element SiStrip/
     """
-    from ml4ad import store
     from ml4ad import workspaces as home
 
     fields = _FIELDS.values()
-    _print(
-        home.edit(
-            store.engine(),
+    with opened() as engine:
+        edited = home.edit(
+            engine,
             name,
             add={field: patterns[field] for field in fields if patterns[field]},
             remove={field: patterns[f"no_{field}"] for field in fields if patterns[f"no_{field}"]},
             description=description,
         )
-    )
+    _print(edited)
 
 
 @workspaces.command()
@@ -131,10 +132,10 @@ def remove(name: str) -> None:
     \b
     ml4ad workspaces remove pixel
     """
-    from ml4ad import store
     from ml4ad import workspaces as home
 
-    home.remove(store.engine(), name)
+    with opened() as engine:
+        home.remove(engine, name)
 
 
 @workspaces.command("export")
@@ -145,11 +146,11 @@ def export(names: tuple[str, ...]) -> None:
     \b
     ml4ad workspaces export tracker > tracker.toml
     """
-    from ml4ad import store
     from ml4ad import workspaces as home
 
-    engine = store.engine()
-    click.echo(home.dumps(home.get(engine, *names) if names else home.stored(engine)), nl=False)
+    with opened() as engine:
+        wanted = home.get(engine, *names) if names else home.stored(engine)
+    click.echo(home.dumps(wanted), nl=False)
 
 
 @workspaces.command("import")
@@ -164,12 +165,12 @@ def import_(files: tuple[Path, ...], defaults: bool) -> None:
     """
     if not files and not defaults:
         raise click.UsageError("nothing to import: name a file, or say --defaults")
-    from ml4ad import store
     from ml4ad import workspaces as home
 
     wanted = [own for path in files for own in home.read(path)]
     wanted += home.defaults() if defaults else []
-    home.put(store.engine(), list({own.name: own for own in wanted}.values()))
+    with opened() as engine:
+        home.put(engine, list({own.name: own for own in wanted}.values()))
 
 
 def _print(own: Any) -> None:

@@ -215,28 +215,30 @@ def _zipped(frame: pd.DataFrame, *columns: str) -> Iterable[Sequence[Any]]:
 
 
 def stored_runs(engine: sa.Engine, run_numbers: Iterable[int], *, registry: bool) -> pd.DataFrame:
-    """Which of the runs have stored conditions, or Run Registry states, and since when.
+    """Which of the runs have stored conditions, or Run Registry's word, and since when.
 
-    Columns run_number, n_lumisections (0 for Run Registry) and loaded_at.
+    Columns run_number, n_lumisections (0 for Run Registry) and loaded_at, of the oldest row.
     """
     wanted = sorted({int(run_number) for run_number in run_numbers})
-    table = context.registry_state if registry else context.run_condition
-    source, listed = context.condition_source, context.ls_condition
-    lumisections = (
-        sa.select(sa.func.count())
-        .where(listed.c.run_number == table.c.run_number)
-        .scalar_subquery()
-    )
-    query = (
+    tables = [context.registry_state] if registry else [context.run_condition, context.ls_condition]
+    parts = [
         sa.select(
             table.c.run_number,
-            sa.func.max(sa.literal(0) if registry else lumisections).label("n_lumisections"),
+            sa.literal(int(table is context.ls_condition)).label("n"),
+            table.c.source_id,
+        ).where(table.c.run_number.in_(wanted))
+        for table in tables
+    ]
+    held, source = sa.union_all(*parts).subquery(), context.condition_source
+    query = (
+        sa.select(
+            held.c.run_number,
+            sa.func.sum(held.c.n).label("n_lumisections"),
             sa.func.min(source.c.loaded_at).label("loaded_at"),
         )
-        .join(source)
-        .where(table.c.run_number.in_(wanted))
-        .group_by(table.c.run_number)
-        .order_by(table.c.run_number)
+        .join(source, held.c.source_id == source.c.source_id)
+        .group_by(held.c.run_number)
+        .order_by(held.c.run_number)
     )
     with engine.connect() as connection:
         rows = connection.execute(query).all()
