@@ -162,10 +162,10 @@ def _pixel() -> Iterator[Element]:
             (_x(100, 0, 80e3, "Charge (electrons)"),),
             "landau",
             {
-                "mpv": 24.3e3 - 500 * layer,
-                "width": 3.3e3,
-                "smear": 4.2e3,
-                "shoulder": 0.045,
+                "mpv": 25.3e3 - 500 * layer,
+                "width": 3.2e3,
+                "smear": 5.2e3,
+                "shoulder": 0.09,
                 "over": 0.007,
                 "dose": dose,
             },
@@ -186,7 +186,7 @@ def _pixel() -> Iterator[Element]:
             "zphi",
             {"ladders": ladders, "radius": radius},
             dispersion=1.12,
-            block_sigma=0.022,
+            block_sigma=0.035,
             **common,  # type: ignore[arg-type]
         )
         yield Element(
@@ -228,7 +228,7 @@ def _pixel() -> Iterator[Element]:
             (_x(200, -20, 20, "Global X"), _y(200, -20, 20, "Global Y")),
             "xy_disk",
             dispersion=1.2,
-            block_sigma=0.012,
+            block_sigma=0.02,
             **common,  # type: ignore[arg-type]
         )
 

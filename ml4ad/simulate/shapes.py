@@ -75,8 +75,11 @@ def landau(element: Element, state: State) -> Floats:
     mpv, width = p["mpv"] * gain, p["width"] * gain
     z = (x - mpv) / width
     peak = np.exp(-0.5 * (z + np.exp(-np.clip(z, -9, 50))))
+    # Knock-on electrons: a tail that falls with the square.
+    tail = (x > mpv) / (np.maximum(x - mpv, 0) + 3 * width) ** 2
+    peak = 0.9 * peak / peak.sum() + 0.1 * tail / tail.sum()
     peak = gaussian_filter1d(peak, p["smear"] * gain / element.axes[0].widths[0], mode="nearest")
-    low = mpv * 0.25
+    low = mpv * 0.28
     shoulder = (x / low) ** 2 * np.exp(-2 * x / low)
     mix = p.get("shoulder", 0.0)
     shape = (1 - mix) * peak / peak.sum() + mix * shoulder / shoulder.sum()
@@ -202,13 +205,19 @@ def zphi(element: Element, state: State) -> Floats:
     overlap = np.abs(ladder_place - np.rint(ladder_place)) * 2 * np.pi / p["ladders"] < 0.017
     inner = np.floor(ladder_place).astype(int) % 2 == 0
     # Inner ladders stand nearer to the beam; where two ladders overlap both see the track.
-    turn = np.where(inner, 1.03, 0.97) * np.where(overlap, 1.0 + 0.45 * inner, 1.0)
+    bright = state.rng(element.me, "overlap", every="seed").uniform(
+        -0.2, 0.9, int(p["ladders"]) + 1
+    )
+    seen_twice = bright[np.rint(ladder_place).astype(int).clip(0, int(p["ladders"]))]
+    turn = np.where(inner, 1.03, 0.97) * np.where(overlap, 1.0 + seen_twice, 1.0)
     turn = turn * (1 + (bx * np.cos(around[0]) + by * np.sin(around[0])) / p["radius"])
     density = along[:, None] * turn[None, :]
     module_place = (z[:, 0] + 26.8) / 6.7
     gap = np.abs(module_place - np.rint(module_place)) * 6.7 < 0.2
     density = density * np.where(gap, 0.55, 1.0)[:, None]
-    return _with_dead(element, state, density, parts=2)
+    # Every other ladder stands a little off, so that the ends are ragged.
+    ends = (np.abs(z) > 24.6) & inner[None, :]
+    return _with_dead(element, state, np.where(ends, 0.4, 1.0) * density, parts=2)
 
 
 def disk_modules(element: Element) -> Modules:
@@ -233,9 +242,9 @@ def xy_disk(element: Element, state: State) -> Floats:
     r, turn = np.hypot(x - bx, y - by), np.arctan2(y, x)
     density = np.zeros(r.shape)
     for low, high, blades in ((4.6, 11.0, 22), (9.6, 16.1, 34)):
-        petal = np.abs(np.sin(turn * blades / 2)) ** 10
+        petal = np.abs(np.sin(turn * blades / 2)) ** 12
         ring = 1 / ((1 + np.exp(-(r - low) / 0.12)) * (1 + np.exp((r - high) / 0.12)))
-        density += ring * np.maximum(r, 3) ** -2.1 * (1 + 0.35 * petal)
+        density += ring * np.maximum(r, 3) ** -2.1 * (1 + 0.6 * petal)
     density[(r < 4.2) | (r > 16.4)] = 0
     return _with_dead(element, state, density, parts=1)
 
