@@ -90,11 +90,12 @@ def create(
 ) -> DQMIOWriter:
     """A DQMIO file to be written in parts, so that memory is bounded by the largest part.
 
-    The arguments are those of `write`. Leaving the ``with`` block by an exception leaves no file.
+    The arguments are those of `write`. Leaving the ``with`` block by an exception
+    leaves no file::
 
-    >>> with ml4ad.dqmio.create("out.root") as out:  # doctest: +SKIP
-    ...     for chunk in chunks:
-    ...         out.write(chunk.stacks, lumisections=chunk.lumisections)
+        with dqmio.create("out.root") as out:
+            for part in parts:
+                out.write(part.stacks, lumisections=part.lumisections)
     """
     return DQMIOWriter(
         path,
