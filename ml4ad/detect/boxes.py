@@ -1,0 +1,192 @@
+"""Sums over all boxes of bins, and how far they are from what was expected."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ml4ad.stack import Floats
+
+_SMALLEST = 1e-3
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """All boxes of one size on a grid: ``size`` and ``stride`` in bins of x and y."""
+
+    size: tuple[int, int]
+    stride: tuple[int, int]
+
+    def starts(self, shape: tuple[int, int]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """First bins of the boxes in x and in y; the last box always ends with the axis."""
+        out = []
+        for n_bins, size, stride in zip(shape, self.size, self.stride, strict=True):
+            first = np.arange(0, n_bins - size + 1, stride, dtype=np.intp)
+            last = n_bins - size
+            out.append(first if first[-1] == last else np.append(first, last))
+        return out[0], out[1]
+
+    def sums(self, integral: Floats) -> Floats:
+        """Sums in every box, ``(n, n_x, n_y)``, from `integral_image` ``(n, nx + 1, ny + 1)``."""
+        x, y = self.starts((integral.shape[1] - 1, integral.shape[2] - 1))
+        dx, dy = self.size
+        sx, sy = _slice(x), _slice(y)
+        ex, ey = _slice(x + dx), _slice(y + dy)
+        return (
+            integral[:, ex, :][:, :, ey]
+            - integral[:, sx, :][:, :, ey]
+            - integral[:, ex, :][:, :, sy]
+            + integral[:, sx, :][:, :, sy]
+        )
+
+
+def _slice(index: NDArray[np.intp]) -> slice | NDArray[np.intp]:
+    # A slice is a view where an index array is a copy.
+    steps = np.diff(index)
+    if len(index) == 1 or (steps == steps[0]).all():
+        step = int(steps[0]) if len(index) > 1 else 1
+        return slice(int(index[0]), int(index[-1]) + 1, step)
+    return index
+
+
+def plane(shape: Sequence[int]) -> tuple[int, int]:
+    """Any histogram's bins seen as a plane: ``(n, 1)`` in 1D, z laid beside y in 3D.
+
+    >>> plane((100,)), plane((34, 72)), plane((4, 5, 6))
+    ((100, 1), (34, 72), (4, 30))
+    """
+    return int(shape[0]), int(np.prod(shape[1:], dtype=np.int64))
+
+
+def all_boxes(shape: tuple[int, int], modules: Sequence[tuple[int, int]] = ()) -> tuple[Boxes, ...]:
+    """Boxes to scan a plane with: dyadic sizes, strips across it, and sizes of known modules.
+
+    Large planes get squares and a coarser grid, so that the work stays about 10 times the bins.
+    """
+    nx, ny = shape
+    if ny == 1:
+        sizes = [(w, 1) for w in (1, 2, 4, 8, 16, 32) if w <= max(nx // 2, 1)]
+        return tuple(Boxes(s, (max(s[0] // 4, 1), 1)) for s in sizes)
+    large = nx * ny > 10_000
+    dyadic = [1, 2, 4, 8, 16]
+    sizes = [
+        (a, b)
+        for a in dyadic
+        for b in dyadic
+        if a <= 0.8 * nx and b <= 0.8 * ny
+        if (a == b if large else max(a, b) <= 4 * min(a, b))
+    ]
+    if large:
+        sizes += [s for s in ((4, 16), (16, 4)) if s[0] <= nx and s[1] <= ny]
+    sizes += [(nx, 1), (1, ny)]
+    part = 2 if large else 4
+    boxes = [
+        Boxes(s, (_stride(s[0], nx, part), _stride(s[1], ny, part))) for s in dict.fromkeys(sizes)
+    ]
+    boxes += [Boxes((a, b), (a, b)) for a, b in modules if a <= nx and b <= ny]
+    return tuple(boxes)
+
+
+def _stride(size: int, n_bins: int, part: int) -> int:
+    return 1 if size in (1, n_bins) else max(size // part, 1)
+
+
+def integral_image(maps: Floats) -> Floats:
+    """Sums over all bins before each corner, ``(n, nx + 1, ny + 1)``, of ``(n, nx, ny)``."""
+    out = np.zeros((maps.shape[0], maps.shape[1] + 1, maps.shape[2] + 1))
+    np.cumsum(maps, axis=1, out=out[:, 1:, 1:])
+    np.cumsum(out[:, 1:, 1:], axis=2, out=out[:, 1:, 1:])
+    return out
+
+
+def running(maps: Floats, window: int) -> Floats:
+    """Sums over each row and the ``window - 1`` before it, ``(n, ...)``; fewer at the start."""
+    if window == 1:
+        return maps
+    total = np.cumsum(maps, axis=0)
+    out = total.copy()
+    out[window:] -= total[:-window]
+    return out
+
+
+def pulls(observed: Floats, expected: Floats) -> NDArray[np.float32]:
+    """Signed root of the Poisson likelihood ratio: normal with width 1, low is negative.
+
+    Source: T.-P. Li and Y.-Q. Ma, ApJ 272 (1983) 317, with the background known.
+
+    >>> pulls(np.array([0.0, 100.0, 110.0]), np.array([20.0, 100.0, 100.0])).round(2)
+    array([-6.32,  0.  ,  0.98], dtype=float32)
+    """
+    mean = np.maximum(expected, _SMALLEST)
+    excess = ((observed - mean) / mean).astype(np.float32)
+    mean = mean.astype(np.float32)
+    # Negative counts come from rounding of integral images only.
+    ratio = np.maximum(np.float32(1) + excess, np.float32(1e-12))
+    likelihood = ratio * np.log(ratio) - excess
+    # Close to 1 the difference cancels in single precision, a series does not.
+    series = excess * excess * (np.float32(0.5) - excess / np.float32(6))
+    likelihood = np.where(np.abs(excess) < np.float32(0.03), series, likelihood)
+    np.maximum(likelihood, np.float32(0), out=likelihood)
+    return np.copysign(np.sqrt(np.float32(2) * mean * likelihood), excess)
+
+
+def refined(
+    observed: Floats, expected: Floats, box: tuple[int, int, int, int]
+) -> tuple[int, int, int, int]:
+    """Box grown and shrunk at its edges while that makes it stranger: (x0, x1, y0, y1).
+
+    Both maps are ``(nx, ny)``, the box's ends are left out as in slices. The sign of the difference
+    is kept.
+    """
+    nx, ny = observed.shape
+    seen, wanted = (integral_image(m[None])[0] for m in (observed, expected))
+
+    def pull(candidates: NDArray[np.intp]) -> NDArray[np.float32]:
+        x0, x1, y0, y1 = candidates.T
+        sums = [m[x1, y1] - m[x0, y1] - m[x1, y0] + m[x0, y0] for m in (seen, wanted)]
+        return pulls(sums[0], sums[1])
+
+    best = np.array(box, dtype=np.intp)
+    start = pull(best[None])[0]
+    sign, value = np.copysign(1.0, start), abs(float(start))
+    steps = [
+        s * np.eye(4, dtype=np.intp)[i] for i in range(4) for s in (-8, -4, -2, -1, 1, 2, 4, 8)
+    ]
+    moves = np.array(
+        [*steps, *[a + b for a in steps for b in steps if np.flatnonzero(a) < np.flatnonzero(b)]]
+    )
+    for _ in range(100):
+        around = best + moves
+        inside = (
+            (around[:, 0] >= 0)
+            & (around[:, 1] <= nx)
+            & (around[:, 2] >= 0)
+            & (around[:, 3] <= ny)
+            & (around[:, 0] < around[:, 1])
+            & (around[:, 2] < around[:, 3])
+        )
+        around = around[inside]
+        z = sign * pull(around)
+        top = int(np.argmax(z))
+        if z[top] <= value * (1 + 1e-6):
+            break
+        best, value = around[top], float(z[top])
+    return int(best[0]), int(best[1]), int(best[2]), int(best[3])
+
+
+def strongest(observed: Floats, expected: Floats) -> tuple[int, int, int, int]:
+    """Box in which two maps ``(nx, ny)`` differ most, refined: (x0, x1, y0, y1), ends left out."""
+    shape = observed.shape[0], observed.shape[1]
+    seen, wanted = integral_image(observed[None]), integral_image(expected[None])
+    best, value = (0, 1, 0, 1), -1.0
+    for boxes in all_boxes(shape):
+        z = np.abs(pulls(boxes.sums(seen)[0], boxes.sums(wanted)[0]))
+        i, j = np.unravel_index(int(np.argmax(z)), z.shape)
+        if z[i, j] > value:
+            x, y = boxes.starts(shape)
+            best = (int(x[i]), int(x[i]) + boxes.size[0], int(y[j]), int(y[j]) + boxes.size[1])
+            value = float(z[i, j])
+    return refined(observed, expected, best)

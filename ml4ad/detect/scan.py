@@ -1,0 +1,371 @@
+"""A statistics-aware scan for local faults, in space and time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ml4ad.detect.base import Detector, Explanation, Reference, Training, condition, describe
+from ml4ad.detect.boxes import Boxes, all_boxes, integral_image, plane, pulls, refined, running
+from ml4ad.detect.calibrate import Tail
+from ml4ad.detect.nearest import place_of
+from ml4ad.detect.template import Template, rolling
+from ml4ad.stack import Floats, HistogramStack
+
+_TEMPLATE = "template_"
+#: Places are shrunk to the median of their scale with the weight of so many lumisections.
+_PRIOR_LS = 50.0
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Usable lumisections of one run: counts and expected counts ``(n, nx, ny)``."""
+
+    counts: Floats
+    expected: Floats
+
+
+class Scan(Detector):
+    """Poisson, low-rank, condition-aware template and a studentised multi-scale scan.
+
+    Each lumisection is compared with a template of sqrt(p) that follows the condition ``column``
+    and the few ways in which good histograms vary, corrected by a rolling baseline of the run
+    (``half_life`` in lumisections, ``stiffness`` in counts). Pulls of all boxes of bins over the
+    last 1, 3, 6 and 10 lumisections are divided by the spread that good lumisections of *other*
+    runs have at that place; the largest per size of box and window becomes a p-value. The score is
+    -log10 of the p-value of the smallest of these: 3 is one false alarm in a thousand lumisections.
+    (Not their harmonic mean: sizes overlap, so that it comes out some ten times too large.)
+
+    ``modules`` lists sizes ``(nx, ny)`` of known modules, on a grid from the first bin.
+    Without conditions at `fit` none are needed; with them a lumisection without is not assessed.
+    `channels` gives what is never merged into that p-value: rate, subspace, slow baseline.
+    """
+
+    _calibration_values: ClassVar[int] = 60_000_000
+
+    def __init__(
+        self,
+        *,
+        windows: Sequence[int] = (1, 3, 6, 10),
+        half_life: float = 40.0,
+        stiffness: float = 1e4,
+        modules: Sequence[tuple[int, int]] = (),
+        column: str = "pileup",
+        min_entries: float = 100.0,
+    ) -> None:
+        self.windows = windows
+        self.half_life = half_life
+        self.stiffness = stiffness
+        self.modules = modules
+        self.column = column
+        self.min_entries = min_entries
+
+    # -- fit -------------------------------------------------------------------------------------
+
+    def _fit(self, training: Training, conditions: pd.DataFrame | None) -> None:
+        counts = training.counts.reshape(len(training), -1)
+        known = self._known(training, conditions)
+        self.conditioned_ = bool(known is not None)
+        usable = np.ones(len(training), bool) if known is None else np.isfinite(known)
+        self.plane_ = plane(training.counts.shape[1:])
+        self._keep_template(Template.fit(counts[usable], None if known is None else known[usable]))
+        held = self._held_out(training, counts, known, usable)
+        self._fit_spread(held)
+        self._fit_tails(held)
+
+    def _known(self, training: Training, conditions: pd.DataFrame | None) -> Floats | None:
+        """Condition of the training lumisections, or None if there is none to speak of."""
+        parts = [
+            condition(conditions, s, self.column)[r]
+            for s, r in zip(training.stacks, training.rows, strict=True)
+        ]
+        known = np.concatenate(parts)
+        enough = np.isfinite(known).sum() >= max(20, len(known) / 2)
+        return known if enough and np.nanstd(known) > 0 else None
+
+    def _held_out(
+        self, training: Training, counts: Floats, known: Floats | None, usable: NDArray[np.bool_]
+    ) -> list[_Run]:
+        """Runs with what a template of the *other* groups expects of them."""
+        runs: list[_Run] = []
+        self.held_out_: list[NDArray[np.intp]] = []
+        # Large maps are calibrated on fewer lumisections, spread over the runs in whole stretches.
+        most = max(200, self._calibration_values // (3 * counts.shape[1]))
+        share = min(1.0, most / max(int(usable.sum()), 1))
+        for group in np.unique(training.group):
+            inside = training.group == group
+            others = ~inside & usable
+            if others.sum() < 10:
+                continue
+            template = Template.fit(counts[others], None if known is None else known[others])
+            for run in np.unique(training.run_numbers[inside]):
+                rows = np.flatnonzero(inside & usable & (training.run_numbers == run))
+                rows = rows[: max(int(np.ceil(share * len(rows))), min(len(rows), 30))]
+                if not len(rows):
+                    continue
+                given = None if known is None else known[rows]
+                runs.append(self._run(counts[rows], template, given))
+                self.held_out_.append(rows)
+        return runs
+
+    def _run(self, counts: Floats, template: Template, known: Floats | None) -> _Run:
+        expected = template.expected(counts, known)
+        expected = rolling(
+            counts,
+            expected,
+            half_life=self.half_life,
+            stiffness=self.stiffness,
+            noise=template.noise,
+        )
+        shape = (len(counts), *self.plane_)
+        return _Run(counts.reshape(shape), expected.reshape(shape))
+
+    def _fit_spread(self, runs: Sequence[_Run]) -> None:
+        """Learn the spread of the pulls per size of box, window and place."""
+        sums: list[Floats] = []
+        limits: list[float] = []
+        n_ls = 0
+        for run in runs:
+            for i, (_, z) in enumerate(self._fields(run)):
+                square = z.astype(np.float64) ** 2
+                if i == len(sums):
+                    limits.append(9 * max(float(np.median(square)) / 0.455, 1.0))
+                    sums.append(np.zeros(z.shape[1:]))
+                sums[i] += np.minimum(square, limits[i]).sum(axis=0)
+            n_ls += len(run.counts)
+        self.spread_ = []
+        for total in sums:
+            usual = float(np.median(total / n_ls))
+            variance = (total + _PRIOR_LS * usual) / (n_ls + _PRIOR_LS)
+            # Places where nothing is expected have no spread: never make them louder.
+            self.spread_.append(np.sqrt(np.maximum(variance, 0.8)).astype(np.float32))
+
+    def _fit_tails(self, runs: Sequence[_Run]) -> None:
+        largest = np.concatenate([self._largest(run) for run in runs], axis=1)
+        tails = []
+        for values in largest:
+            try:
+                tail = Tail.fit(values)
+                tails.append([tail.location, tail.width])
+            except ValueError:  # a scale at which all pulls are equal says nothing
+                tails.append([np.inf, 1.0])
+        self.tails_ = np.array(tails)
+        if not np.isfinite(self.tails_).any():
+            raise ValueError(f"{self.me_}: constant, no scale of boxes has any spread")
+        rows = np.concatenate(self.held_out_)
+        self.calibration_rows_ = rows
+        overall = Tail.fit(self._combined(largest))
+        self.overall_ = [overall.location, overall.width]
+        self.calibration_scores_ = self._calibrated(largest)
+        del self.held_out_
+
+    def training_scores(self, training: Training) -> Floats:
+        """Scores of the training lumisections by templates of other groups, ``(n,)``, NaN if none.
+
+        To be called with the training of `fit`.
+        """
+        scores = np.full(len(training), np.nan)
+        scores[self.calibration_rows_] = self.calibration_scores_
+        return scores
+
+    def _keep_template(self, template: Template) -> None:
+        for name, value in vars(template).items():
+            setattr(self, f"{_TEMPLATE}{name}_", value)
+
+    def _template(self) -> Template:
+        return Template(**{k: getattr(self, f"{_TEMPLATE}{k}_") for k in Template.__annotations__})
+
+    # -- score -----------------------------------------------------------------------------------
+
+    def _boxes(self) -> tuple[Boxes, ...]:
+        return all_boxes((self.plane_[0], self.plane_[1]), [(m[0], m[1]) for m in self.modules])
+
+    def _fields(self, run: _Run) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """Window and pulls ``(n, n_x, n_y)``, for every window and size of box in turn."""
+        for window in self.windows:
+            seen = integral_image(running(run.counts, window))
+            wanted = integral_image(running(run.expected, window))
+            for boxes in self._boxes():
+                yield window, self._pulls(boxes.sums(seen), boxes.sums(wanted))
+
+    def _pulls(self, seen: Floats, wanted: Floats) -> NDArray[np.float32]:
+        return pulls(seen, wanted)
+
+    def _largest(self, run: _Run) -> Floats:
+        """Largest studentised pull of every scale, ``(n_scales, n_ls)``."""
+        n_ls = len(run.counts)
+        step = max(20, 1_000_000 // run.counts[0].size)
+        before = max(self.windows) - 1
+        parts = []
+        for start in range(0, n_ls, step):
+            # A chunk starts early enough for its windows to be full.
+            first = max(start - before, 0)
+            chunk = _Run(run.counts[first : start + step], run.expected[first : start + step])
+            parts.append(
+                np.stack(
+                    [
+                        np.abs(z[start - first :] / s).max(axis=(1, 2))
+                        for (_, z), s in zip(self._fields(chunk), self.spread_, strict=True)
+                    ]
+                )
+            )
+        return np.concatenate(parts, axis=1).astype(np.float64)
+
+    def _combined(self, largest: Floats) -> Floats:
+        """-ln of the smallest p-value of all scales, ``(n_ls,)``."""
+        logs = np.stack(
+            [
+                Tail(*tail).log_p(values) if np.isfinite(tail[0]) else np.full(len(values), np.nan)
+                for tail, values in zip(self.tails_, largest, strict=True)
+            ]
+        )
+        return -np.fmin.reduce(logs, axis=0)
+
+    def _calibrated(self, largest: Floats) -> Floats:
+        """-log10 of the p-value over all scales together, ``(n_ls,)``."""
+        return -Tail(*self.overall_).log_p(self._combined(largest)) / np.log(10)
+
+    def _score(
+        self, stack: HistogramStack, rows: NDArray[np.intp], conditions: pd.DataFrame | None
+    ) -> Floats:
+        scores = np.full(len(rows), np.nan)
+        run, usable = self._expected(stack, rows, conditions)
+        if len(usable):
+            scores[usable] = self._calibrated(self._largest(run))
+        return scores
+
+    def _expected(
+        self, stack: HistogramStack, rows: NDArray[np.intp], conditions: pd.DataFrame | None
+    ) -> tuple[_Run, NDArray[np.intp]]:
+        """The run as the template sees it, and which of ``rows`` are in it."""
+        counts = stack.values()[rows].reshape(len(rows), -1).astype(np.float64)
+        known = condition(conditions, stack, self.column)[rows] if self.conditioned_ else None
+        usable = np.arange(len(rows)) if known is None else np.flatnonzero(np.isfinite(known))
+        given = None if known is None else known[usable]
+        return self._run(counts[usable], self._template(), given), usable
+
+    def channels(
+        self, stack: HistogramStack, conditions: pd.DataFrame | None = None
+    ) -> pd.DataFrame:
+        """Separate channels, a row per lumisection (index ls_number), NaN where not assessed.
+
+        ``shape`` is the score; ``subspace`` the T2 of the template's modes over its expectation;
+        ``dead_bins`` the counts in bins that good lumisections leave empty; ``slow`` the chi2 per
+        degree of freedom of the last 10 lumisections against the template without the rolling
+        baseline, which hides what is there from the start; ``rate`` the pull of ln(entries per
+        ``recorded_lumi``) against the median of this run, NaN without conditions.
+        """
+        self._check_fitted(stack)
+        out = pd.DataFrame(
+            np.nan,
+            index=pd.Index(stack.ls_numbers, name="ls_number"),
+            columns=["shape", "subspace", "dead_bins", "slow", "rate"],
+        )
+        rows = np.flatnonzero(self._unusable(stack) == "")
+        out["shape"] = self.score_samples(stack, conditions)
+        known = condition(conditions, stack, self.column) if self.conditioned_ else None
+        if known is not None:
+            rows = rows[np.isfinite(known[rows])]
+        if not len(rows):
+            return out
+        counts = stack.values()[rows].reshape(len(rows), -1).astype(np.float64)
+        template = self._template()
+        expected, strengths = template.fitted(counts, None if known is None else known[rows])
+        entries = counts.sum(axis=1)
+        ls = stack.ls_numbers[rows]
+        sigma2 = template.mode_variances + template.noise / (4 * entries[:, None])
+        out.loc[ls, "subspace"] = (strengths**2 / sigma2).mean(axis=1) if strengths.size else 0.0
+        out.loc[ls, "dead_bins"] = counts[:, self._dead(template)].sum(axis=1)
+        seen, wanted = running(counts, 10), running(expected, 10)
+        # A bin counts for no more than 5 standard deviations: one hot cell is no slow change.
+        slow = pulls(seen, wanted).astype(np.float64) ** 2 / max(template.noise, 1.0)
+        out.loc[ls, "slow"] = np.minimum(slow, 25).mean(axis=1)
+        out.loc[ls, "rate"] = _rate(entries, condition(conditions, stack, "recorded_lumi")[rows])
+        return out
+
+    def _dead(self, template: Template) -> NDArray[np.bool_]:
+        share = np.maximum(template.mean[0], 0) ** 2 * template.scale
+        return share < 1e-3 * np.median(share[share > 0])
+
+    # -- explain ---------------------------------------------------------------------------------
+
+    def _explain(
+        self, stack: HistogramStack, at: int, conditions: pd.DataFrame | None
+    ) -> Explanation:
+        rows = np.flatnonzero(self._unusable(stack) == "")
+        rows = rows[rows <= at]
+        run, usable = self._expected(stack, rows, conditions)
+        if not len(usable) or rows[usable[-1]] != at:
+            raise ValueError(
+                f"{stack.me}, LS {stack.ls_numbers[at]} is not assessed: {self._unscored_reason()}"
+            )
+        numbers = stack.ls_numbers[rows[usable]]
+        last = _Run(run.counts[-max(self.windows) :], run.expected[-max(self.windows) :])
+        largest = self._largest(last)[:, -1]
+        box, window = self._winner(last, largest)
+        seen = last.counts[-window:].sum(axis=0)
+        wanted = last.expected[-window:].sum(axis=0)
+        box = refined(seen, wanted, box)
+        x0, x1, y0, y1 = box
+        series = run.counts[:, x0:x1, y0:y1].sum(axis=(1, 2))
+        series_expected = run.expected[:, x0:x1, y0:y1].sum(axis=(1, 2))
+        onset = _onset(series, series_expected, window)
+        since = int(numbers[onset])
+        return describe(
+            stack,
+            int(numbers[-1]),
+            float(self._calibrated(largest[:, None])[0]),
+            place_of(stack, box),
+            float(series[max(onset, len(series) - window) :].sum()),
+            float(series_expected[max(onset, len(series) - window) :].sum()),
+            since=since,
+            reference=Reference(
+                ((stack.run_number, int(numbers[-1])),),
+                run.expected[-1].reshape(stack.values().shape[1:]),
+            ),
+        )
+
+    def _winner(self, last: _Run, largest: Floats) -> tuple[tuple[int, int, int, int], int]:
+        """Box (x0, x1, y0, y1) and window with the smallest p-value in the last lumisection."""
+        logs = [
+            float(Tail(*t).log_p(v)) if np.isfinite(t[0]) else 0.0
+            for t, v in zip(self.tails_, largest, strict=True)
+        ]
+        winner = int(np.argmin(logs))
+        all_of = self._boxes()
+        boxes = all_of[winner % len(all_of)]
+        for i, (window, z) in enumerate(self._fields(last)):
+            if i == winner:
+                at = np.unravel_index(int(np.argmax(np.abs(z[-1] / self.spread_[i]))), z.shape[1:])
+                x, y = boxes.starts((self.plane_[0], self.plane_[1]))
+                x0, y0 = int(x[at[0]]), int(y[at[1]])
+                return (x0, x0 + boxes.size[0], y0, y0 + boxes.size[1]), window
+        raise AssertionError("the winner is one of the scales")
+
+
+def _onset(seen: Floats, wanted: Floats, window: int, most: int = 500) -> int:
+    """Position at which a difference that lasts until the end began: the likeliest change."""
+    first = max(len(seen) - most, 0)
+    back_seen, back_wanted = np.cumsum(seen[first:][::-1]), np.cumsum(wanted[first:][::-1])
+    sign = np.sign(
+        back_seen[window - 1 if window <= len(back_seen) else -1]
+        - back_wanted[window - 1 if window <= len(back_seen) else -1]
+    )
+    return len(seen) - 1 - int(np.argmax(sign * pulls(back_seen, back_wanted)))
+
+
+def _rate(entries: Floats, luminosity: Floats) -> Floats:
+    """Pull of ln(entries / luminosity) against the run's median, NaN where there is none."""
+    out = np.full(len(entries), np.nan)
+    good = np.isfinite(luminosity) & (luminosity > 0)
+    if good.sum() < 5:
+        return out
+    ratio = np.log(entries[good] / luminosity[good])
+    spread = 1.4826 * float(np.median(np.abs(ratio - np.median(ratio))))
+    out[good] = np.abs(ratio - np.median(ratio)) / np.hypot(spread, 0.01)
+    return out

@@ -1,0 +1,187 @@
+"""What is expected in every bin: a low-rank, condition-aware template and its rolling baseline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ml4ad.stack import Floats
+
+_WINSOR = 3.0
+_MAX_MODES = 8
+_MAX_ROWS = 1500
+
+
+@dataclass(frozen=True)
+class Template:
+    """Expected shape ``T(c) = B(c) M + sum_k a_k V_k`` of sqrt(p), with ``B = [1, c, c^2]``.
+
+    ``mean`` is M ``(1 or 3, d)``, ``modes`` V ``(k, d)`` with variances ``mode_variances``;
+    ``noise`` is phi, the variance of a bin in units of that of N Poisson entries, ``1 / (4 N)``;
+    ``scale`` ``(d,)`` makes the template reproduce the training's counts bin by bin. The
+    condition c is standardised with ``center`` and ``width``, and clipped to what was learned.
+    """
+
+    mean: Floats
+    modes: Floats
+    mode_variances: Floats
+    noise: float
+    scale: Floats
+    center: float
+    width: float
+    low: float
+    high: float
+
+    @property
+    def conditioned(self) -> bool:
+        """Whether a condition is needed."""
+        return len(self.mean) > 1
+
+    @classmethod
+    def fit(cls, counts: Floats, condition: Floats | None) -> Template:
+        """Template of ``counts`` ``(n, d)``; robust against a few per cent of bad histograms.
+
+        ``condition`` ``(n,)`` is finite, or None for a template without.
+        Source: the Marchenko-Pastur edge, Mat. Sb. 72 (1967) 507, decides the number of modes.
+        """
+        n, d = counts.shape
+        entries = counts.sum(axis=1)
+        roots = square_roots(counts, entries)
+        center, width, low, high = 0.0, 1.0, -np.inf, np.inf
+        if condition is not None:
+            center, width = float(np.median(condition)), float(np.std(condition))
+            low, high = (float(v) for v in np.quantile(condition, [0.005, 0.995]))
+        basis = _basis(None if condition is None else condition, n, center, width, low, high)
+        weight = 2 * np.sqrt(entries)[:, None]
+        mean, residuals = _robust_regression(basis, roots, weight)
+        limit = _WINSOR * max(float(np.sqrt(np.mean(np.minimum(residuals**2, 9.0)))), 0.1)
+        np.clip(residuals, -1.5 * limit, 1.5 * limit, out=residuals)
+        modes, variances, noise = _modes(residuals, entries)
+        plain = cls(mean, modes, variances, noise, np.ones(d), center, width, low, high)
+        expected = plain.expected(counts, condition)
+        slack = 4 * np.sqrt(np.maximum(noise, 1.0) * np.maximum(expected, 1.0))
+        seen = np.clip(counts, expected - slack, expected + slack).sum(axis=0)
+        scale = (np.maximum(seen, 0) + 0.5) / (expected.sum(axis=0) + 0.5)
+        return cls(mean, modes, variances, noise, scale, center, width, low, high)
+
+    def expected(self, counts: Floats, condition: Floats | None) -> Floats:
+        """Expected counts ``(n, d)`` of histograms ``counts``, given their shape and condition."""
+        return self.fitted(counts, condition)[0]
+
+    def fitted(self, counts: Floats, condition: Floats | None) -> tuple[Floats, Floats]:
+        """Expected counts ``(n, d)``, and the strength of the modes ``(n, k)`` in each histogram.
+
+        A second pass clips residuals at three standard deviations, so that a fault cannot pull the
+        fit; strengths are shrunk by their noise and clipped at four standard deviations.
+        """
+        n = len(counts)
+        entries = counts.sum(axis=1)
+        base = _basis(condition, n, self.center, self.width, self.low, self.high) @ self.mean
+        strengths = np.zeros((n, len(self.modes)))
+        if len(self.modes):
+            sigma = np.sqrt(self.noise / (4 * entries))[:, None]
+            shrink = self.mode_variances / (self.mode_variances + sigma**2)
+            most = 4 * np.sqrt(self.mode_variances)
+            residuals = square_roots(counts, entries) - base
+            for _ in range(2):
+                left = residuals - strengths @ self.modes
+                np.clip(left, -_WINSOR * sigma, _WINSOR * sigma, out=left)
+                found = left @ self.modes.T + strengths
+                strengths = np.clip(found * shrink, -most, most)
+            base = base + strengths @ self.modes
+        share = np.maximum(base, 0) ** 2 * self.scale
+        share /= share.sum(axis=1, keepdims=True)
+        return share * _inlier_entries(counts, share, entries, self.noise)[:, None], strengths
+
+
+def square_roots(counts: Floats, entries: Floats) -> Floats:
+    """sqrt(p) with Anscombe's 3/8, whose variance is 1/(4 N) in every bin."""
+    return np.sqrt((counts + 0.375) / (entries + 0.375 * counts.shape[1])[:, None])
+
+
+def _basis(
+    condition: Floats | None, n: int, center: float, width: float, low: float, high: float
+) -> Floats:
+    if condition is None:
+        return np.ones((n, 1))
+    c = (np.clip(condition, low, high) - center) / (width or 1.0)
+    return np.stack([np.ones(n), c, c**2], axis=1)
+
+
+def _robust_regression(basis: Floats, roots: Floats, weight: Floats) -> tuple[Floats, Floats]:
+    """Coefficients, and residuals in units of Poisson noise; outliers pulled in, twice."""
+    target = roots
+    for _ in range(3):
+        mean = np.linalg.lstsq(basis * weight, target * weight, rcond=None)[0]
+        model = basis @ mean
+        residuals = (roots - model) * weight
+        spread = np.sqrt(np.mean(np.minimum(residuals**2, 16.0), axis=0)) + 0.1
+        target = model + np.clip(residuals, -_WINSOR * spread, _WINSOR * spread) / weight
+    return np.asarray(mean, dtype=np.float64), np.asarray(residuals, dtype=np.float64)
+
+
+def _modes(residuals: Floats, entries: Floats) -> tuple[Floats, Floats, float]:
+    """Modes above the noise, their variances in sqrt(p), and the noise."""
+    n, d = residuals.shape
+    if n > _MAX_ROWS:
+        keep = np.linspace(0, n - 1, _MAX_ROWS).astype(np.intp)
+        residuals, entries, n = residuals[keep], entries[keep], _MAX_ROWS
+    rows = residuals.astype(np.float32) if d > 2000 else residuals
+    gram = rows @ rows.T if n < d else rows.T @ rows
+    values, vectors = np.linalg.eigh(gram.astype(np.float64) / n)
+    values, vectors = values[::-1], vectors[:, ::-1]
+    total = float(values.sum())
+    k = min(_MAX_MODES, len(values) // 4)
+    noise = max((total - float(values[:k].sum())) / max(d * (1 - k / min(n, d)), 1), 1e-6)
+    edge = noise * (1 + np.sqrt(d / n)) ** 2
+    k = int((values[:k] > 1.05 * edge).sum())
+    modes = vectors[:, :k].T
+    if n < d:
+        modes = (modes @ rows).astype(np.float64)
+        modes /= np.maximum(np.linalg.norm(modes, axis=1, keepdims=True), 1e-12)
+    # Noise inflates eigenvalues: take it off, and turn back from units of noise to sqrt(p).
+    true = np.maximum(values[:k] - noise * (1 + d / n), 0.05 * values[:k])
+    return modes, true / (4 * float(np.mean(entries))), noise
+
+
+def _inlier_entries(counts: Floats, share: Floats, entries: Floats, noise: float) -> Floats:
+    """Number of entries that the bins which follow the template ask for, ``(n,)``."""
+    total = entries
+    for _ in range(2):
+        mean = share * total[:, None]
+        inlier = np.abs(counts - mean) < 4 * np.sqrt(max(noise, 1.0) * np.maximum(mean, 0.25))
+        covered = (share * inlier).sum(axis=1)
+        robust = (counts * inlier).sum(axis=1) / np.maximum(covered, 1e-12)
+        total = np.where(covered > 0.3, robust, entries)
+    return total
+
+
+def rolling(
+    counts: Floats, expected: Floats, *, half_life: float, stiffness: float, noise: float = 1.0
+) -> NDArray[np.float64]:
+    """Expected counts corrected by what the lumisections before showed, ``(n, d)``.
+
+    Every bin is multiplied by ``(A + K) / (B + K)``: A the counts seen and B the counts expected
+    so far, both forgotten with ``half_life`` in lumisections, and K the ``stiffness`` in counts.
+    What is seen is clipped at three standard deviations, so that a fault moves it slowly.
+    """
+    forget = 0.5 ** (1 / half_life)
+    out = np.empty_like(expected)
+    seen = np.full(expected.shape[1], float(stiffness))
+    wanted = seen.copy()
+    rest = (1 - forget) * stiffness
+    width = _WINSOR * np.sqrt(max(noise, 1.0))
+    slack = width * np.sqrt(np.maximum(expected, 1.0))
+    for i in range(len(expected)):
+        corrected = np.multiply(expected[i], seen / wanted, out=out[i])
+        clipped = np.minimum(np.maximum(counts[i], corrected - slack[i]), corrected + slack[i])
+        # K decays and is refilled, so that it counts as seen and as wanted alike.
+        seen *= forget
+        seen += clipped
+        seen += rest
+        wanted *= forget
+        wanted += expected[i]
+        wanted += rest
+    return out
