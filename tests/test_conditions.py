@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,11 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as check
 from hypothesis import strategies as st
 
-from ml4ad import conditions, settings, store
-from ml4ad.conditions import record
+from ml4ad import conditions, settings, simulate, store
+from ml4ad.conditions import names, record
 from ml4ad.conditions.oms import OMSClient
 from ml4ad.conditions.service import Access
+from ml4ad.simulate import files as simulated
 from ml4ad.store import context, schema
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data"
@@ -516,3 +519,48 @@ def test_a_service_that_is_away_leaves_what_is_stored_and_says_so(filled: sa.Eng
         assert warned[0].filename == __file__
     nowhere.close()
     pd.testing.assert_frame_equal(conditions.lumisections(filled), before)
+
+
+def test_what_the_simulator_writes_is_taken_in_as_it_is(engine: sa.Engine, tmp_path: Path) -> None:
+    made = simulate.campaign(seed=3, runs=2, lumisections=40)
+    for name, content in (
+        ("conditions.json", simulated.oms_lumisections(made.conditions())),
+        ("runs.json", simulated.oms_runs(made)),
+        ("rates.json", simulated.oms_rates(made.conditions())),
+        ("golden.json", made.golden()),
+        ("dcs.json", made.dcs()),
+    ):
+        (tmp_path / name).write_text(json.dumps(content))
+        conditions.load(engine, tmp_path / name)
+    truth, found = made.conditions(), conditions.lumisections(engine)
+    assert found.index.equals(truth.index)
+    assert np.allclose(found["recorded_lumi"], truth["recorded_lumi"], atol=1e-5)
+    assert found["bpix_ready"].tolist() == truth["bpix_ready"].tolist()
+    assert conditions.runs(engine)["last_ls_number"].tolist() == [40, 40]
+    assert len(conditions.rates(engine, "HLT_ZeroBias")) == 80
+    assert conditions.ranges.count(conditions.certification(engine, True, "golden")) > 0
+    listed = conditions.good(engine, golden=True, dcs=True)
+    assert conditions.as_ranges(listed) == conditions.ranges.intersection(
+        conditions.ranges.of_mapping(made.golden()), conditions.ranges.of_mapping(made.dcs())
+    )
+
+
+def test_two_loaders_at_once_neither_block_nor_mix(filled: sa.Engine) -> None:
+    numbers = list(range(1, 2001))
+    ones = [
+        table(run_number=[5] * 2000, ls_number=numbers[::step], pileup=[value] * 2000)
+        for step, value in ((1, 20.0), (-1, 30.0))
+    ]
+    with ThreadPoolExecutor(2) as pool:
+        said = list(pool.map(lambda one: conditions.load(filled, one), ones * 4))
+    assert [own.n_lumisections for own in said] == [2000] * 8
+    found = conditions.lumisections(filled, run_number=5)["pileup"]
+    assert len(found) == 2000
+    assert set(found) in ({20.0}, {30.0})
+
+
+def test_the_page_of_the_documentation_lists_every_column() -> None:
+    page = Path(__file__).parents[1] / "docs" / "conditions.md"
+    words = set(re.findall(r"\w+", page.read_text()))
+    known = {*names.LS_COLUMNS, *names.RUN_COLUMNS}
+    assert {name for name in known if not {name, name.removesuffix("_ready")} & words} == set()

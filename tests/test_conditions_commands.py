@@ -53,6 +53,9 @@ def test_files_are_loaded_and_good_lumisections_written(
     assert printed.out.splitlines() == ["run_number\tn_good\tranges", "7\t1\t[[2, 2]]"]
     assert "1 of 4 lumisections are good; 1 have no conditions" in printed.err
     assert conditions.ranges.read(out) == {7: [(2, 2)]}
+    assert run("conditions", "complete", DATASET, "--expected", "golden") == 0
+    complete = capsys.readouterr().out.splitlines()[1].split("\t")
+    assert complete == ["7", "4", "8", "1", "0.375", "[[5, 9]]", "list"]
     assert run("good", DATASET, "--golden", "golden") == 0
     assert "7\t3\t[[2, 4]]" in capsys.readouterr().out
 

@@ -124,6 +124,26 @@ def show(run_number: int | None, everything: bool) -> None:
         shown.table(flags, title="Run Registry")
 
 
+@conditions.command()
+@click.argument("dataset")
+@click.option("--run", "run_number", type=int, help="Only this run.")
+@click.option("--expected", multiple=True, help="List: a stored name or a JSON file.")
+def complete(dataset: str, run_number: int | None, expected: tuple[str, ...]) -> None:
+    """Print how much of each run of DATASET the archive has, and what is missing.
+
+    Expected are the lumisections of the lists, else up to the last one that conditions know, else
+    up to the last one seen.
+
+    \b
+    ml4ad conditions complete /ZeroBias/Run2024B-PromptReco-v1/DQMIO --expected dcs.json
+    """
+    from ml4ad import conditions as conditions_module
+
+    with opened() as engine:
+        found = conditions_module.completeness(engine, dataset, run_number, expected=expected)
+    shown.table(found.reset_index(), title=dataset)
+
+
 @click.command()
 @click.argument("dataset")
 @click.option("--run", "run_number", type=int, help="Only this run.")
