@@ -1,6 +1,4 @@
 import os
-import subprocess
-import sys
 import tracemalloc
 from pathlib import Path
 
@@ -477,9 +475,3 @@ def test_integers_of_64_bits_come_back(tmp_path):
     dqmio.write(path, [], scalars=frame)
     values = [value for _, value, _ in read_with_uproot(path).values()]
     assert values == [-(2**63), -1, 2**63 - 1]
-
-
-def test_the_writer_is_imported_without_uproot():
-    code = "import sys, ml4ad.dqmio.write; print('uproot' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603
-    assert done.stdout.strip() == "False"
