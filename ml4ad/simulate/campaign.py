@@ -483,11 +483,7 @@ def draw_faults(campaign: Campaign, n: int, good_runs: int = 0) -> list[Fault]:
     while len(out) < n:
         kind = kinds[attempt % len(kinds)]
         attempt += 1
-        candidates = [
-            e
-            for e in campaign.elements
-            if not e.per_run and _can_have(Fault(kind, e.me, x=(0, 0), x_to=0, strength=0.1), e)
-        ]
+        candidates = [e for e in campaign.elements if _may_have(kind, e)]
         if candidates:
             element = candidates[int(rng.integers(len(candidates)))]
             run = runs[int(rng.integers(len(runs)))]
@@ -495,6 +491,28 @@ def draw_faults(campaign: Campaign, n: int, good_runs: int = 0) -> list[Fault]:
         elif attempt > 10 * len(kinds):
             raise ValueError("none of the elements can have a fault")
     return out
+
+
+_MAPS = ("*clusterposition*", "*ccupancy*", "*hRHGlobal*", "*depth*", "*numberOfSegments*")
+_PLACES = (*_MAPS, "*_phi", "*_eta", "*Phi", "*Eta", "*Phi_*", "*Eta_*")
+#: Elements to which some kinds of fault happen in nature.
+_TYPICAL = {
+    "gain_shift": ("*charge_*", "*ClusterStoN*", "*ClusterCharge*", "*_pt", "*/Pt", "*/MET"),
+    "smear": ("*Residuals*", "*tagVtx*", "*tagDiff*", "*timing 1D*", "*DistanceOf*", "*Frac"),
+    "timing_shift": ("*iming*",),
+    "beamspot_jump": ("*tagVtx*", "*tagDiff*", "*clusterposition*"),
+    **dict.fromkeys(("dead_cell", "hot_cell", "module_off", "hv_off", "swap"), _MAPS),
+    **dict.fromkeys(("dead_region", "noisy_region", "glitch", "degradation"), _PLACES),
+}
+
+
+def _may_have(kind: str, element: Element) -> bool:
+    typical = _TYPICAL.get(kind, ("*",))
+    return (
+        not element.per_run
+        and _can_have(Fault(kind, element.me, x=(0, 0), x_to=0, strength=0.1), element)
+        and any(pattern(text).fullmatch(element.me) for text in typical)
+    )
 
 
 def _drawn(
@@ -529,6 +547,7 @@ def _drawn(
     if kind == "swap":
         width = int(min(5, x.n_bins // 2))
         start = int(min(cell[0], x.n_bins - width))
+        start = start if start >= width else min(start, x.n_bins - 2 * width)
         other = start - width if start >= width else start + width
         chosen["x"] = (float(x.centers[start]), float(x.centers[start + width - 1]))
         chosen["x_to"] = float(x.centers[max(min(other, x.n_bins - width), 0)])

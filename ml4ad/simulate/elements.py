@@ -132,7 +132,7 @@ def elements(patterns: str | Sequence[str] = "*") -> tuple[Element, ...]:
 def catalogue() -> Mapping[str, Element]:
     """Every element that can be simulated, by name."""
     out: dict[str, Element] = {}
-    for part in (_pixel, _strips, _tracking, _ecal, _hcal, _muons, _jets, _trigger):
+    for part in (_pixel, _strips, _tracking, _ecal, _hcal, _muons, _jets, _egamma, _trigger):
         for element in part():
             out[element.me] = element
     return out
@@ -261,6 +261,25 @@ def _strips() -> Iterator[Element]:
             part=name,
         )
         yield Element(
+            f"SiStrip/MechanicalView/{folder}/Summary_ClusterCharge__OnTrack__{name}",
+            "TH1F",
+            (_x(100, 0, 1000, "Cluster charge (ADC counts)"),),
+            "landau",
+            {"mpv": 6 * mpv, "width": 12.0, "smear": 14.0, "dose": 0.002, "over": 0.002},
+            per_collision=clusters,
+            needs=(flag,),
+            part=name,
+        )
+        yield Element(
+            f"SiStrip/MechanicalView/{folder}/Summary_TotalNumberOfClusters__OffTrack__{name}",
+            "TH1F",
+            (_x(100, 0, 8000, "Clusters off track per event"),),
+            "counted",
+            {"per_collision": 4 * clusters, "spread": 0.2},
+            per_trigger=1.0,
+            needs=(flag,),
+        )
+        yield Element(
             f"SiStrip/MechanicalView/{folder}/NormalizedHitResiduals_{name}",
             "TH1F",
             (_x(100, -5, 5, "residual / error"),),
@@ -273,7 +292,11 @@ def _strips() -> Iterator[Element]:
 
 def _tracking() -> Iterator[Element]:
     ready = ("bpix_ready", "fpix_ready", "tob_ready")
-    for collection, tracks in (("generalTracks", 25.0), ("highPurityTracks/pt_1", 12.0)):
+    for collection, tracks in (
+        ("generalTracks", 25.0),
+        ("highPurityTracks/pt_1", 12.0),
+        ("highPurityTracks/dzPV0p1", 3.0),
+    ):
         base = f"Tracking/TrackParameters/{collection}"
         suffix = "GenTk" if collection == "generalTracks" else "HPTk"
         kinds: list[tuple[str, str, Axis, str, dict[str, float]]] = [
@@ -648,6 +671,37 @@ def _jets() -> Iterator[Element]:
                 model,
                 params,
                 per_trigger=1.0,
+            )
+
+
+def _egamma() -> Iterator[Element]:
+    for photons, share in (("AllPhotons", 0.03), ("GoodCandidatePhotons", 0.01)):
+        quantities: list[tuple[str, Axis, str, dict[str, float]]] = [
+            ("phoEta", _x(60, -3, 3, "#eta"), "eta", {"edge": 2.5, "rise": -0.2}),
+            ("phoPhi", _x(70, -3.5, 3.5, "#phi"), "phi", {"sectors": 18, "depth": 0.08}),
+            (
+                "phoEt",
+                _x(100, 0, 200, "E_{T} (GeV)"),
+                "falling",
+                {"scale": 20.0, "threshold": 20.0, "power": 5.0},
+            ),
+            (
+                "phoSigmaIetaIetaBarrel",
+                _x(100, 0, 0.05, "#sigma_{i#etai#eta}"),
+                "bell",
+                {"mean": 0.0098, "sigma": 0.0012, "foot": 0.2},
+            ),
+            ("hOverEBarrel", _x(100, 0, 0.1, "H/E"), "falling", {"scale": 0.01, "power": 3.0}),
+        ]
+        for name, axis, model, params in quantities:
+            yield Element(
+                f"Egamma/gedPhotonAnalyzer/{photons}/Et above 20 GeV/{name}",
+                "TH1F",
+                (axis,),
+                model,
+                params,
+                per_trigger=0.2,
+                per_collision=share,
             )
 
 

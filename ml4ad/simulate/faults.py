@@ -348,7 +348,7 @@ def inject(
     ramp = np.ones(len(counts))
     if fault.kind == "degradation":
         n = max(last - fault.first_ls + 1, 1)
-        ramp = np.clip((stack.ls_numbers[rows] - fault.first_ls + 1) / n, 0.5, 1)
+        ramp = np.clip((stack.ls_numbers[rows] - fault.first_ls + 1) / n, 0, 1)
         ramp = np.where(stack.ls_numbers[rows] == 0, 0.5, ramp)
     after = _CHANGES[fault.kind](counts, fault, rng, mask, stack.axes, share * ramp)
     return _with_counts(stack, rows, counts, after)

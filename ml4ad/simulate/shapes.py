@@ -350,14 +350,14 @@ def csc_xy(element: Element, state: State) -> Floats:
 def one_per_cell(element: Element) -> Modules:
     """Every cell is a chamber, named by its labels or its place."""
     nx, ny = (axis.n_bins for axis in element.axes[:2])
-    x_names, y_names = (axis.labels or _centers(axis) for axis in element.axes[:2])
+    x_names, y_names = (axis.labels or _edges(axis) for axis in element.axes[:2])
     return _numbered(
         np.arange(nx * ny).reshape(nx, ny), tuple(f"{y}_{x}" for x in x_names for y in y_names)
     )
 
 
-def _centers(axis: Axis) -> tuple[str, ...]:
-    return tuple(f"{c:g}" for c in axis.centers)
+def _edges(axis: Axis) -> tuple[str, ...]:
+    return tuple(f"{low:g}" for low in axis.edges[:-1])
 
 
 def csc_rings(element: Element, state: State) -> Floats:
