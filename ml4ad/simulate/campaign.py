@@ -13,7 +13,7 @@ import pandas as pd
 
 from ml4ad.simulate.elements import PRESETS, Element, elements, matching, pattern
 from ml4ad.simulate.faults import FAULTS, Fault, Mask, boxes, inject, place
-from ml4ad.simulate.lhc import DETECTOR_FLAGS, Run, conditions, plan_runs, stream
+from ml4ad.simulate.lhc import DETECTOR_FLAGS, Run, check_seed, conditions, plan_runs, stream
 from ml4ad.simulate.sample import (
     BLOCK_LS,
     Beam,
@@ -86,8 +86,7 @@ class Campaign:
     absent: frozenset[tuple[int, str]] = field(default_factory=frozenset)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed < 2**63:
-            raise ValueError(f"seed {self.seed}, want 0 to 2**63 - 1")
+        check_seed(self.seed)
         for text in self.datasets:
             primary, slash, processing = text.partition("/")
             if not (primary and slash and processing) or "/" in processing:
@@ -219,7 +218,7 @@ class Campaign:
 
     def prepared(self, run: Run, element: Element) -> Prepared:
         """What the lumisections of an element of a run share; kept for the last few hundred."""
-        return _cached_prepared(self.seed, run, _Named(element))
+        return _cached_prepared(self.seed, run, element)
 
     def triggers(self, run: Run, dataset: str) -> Floats:
         """Triggers of each lumisection of the run in a dataset, ``(n_ls,)``."""
@@ -366,23 +365,9 @@ class Campaign:
         return out
 
 
-class _Named:
-    """An element as a key of a cache: equal to those of the same name and definition."""
-
-    def __init__(self, element: Element) -> None:
-        self.element = element
-        self._key = (element.me, repr(element))
-
-    def __hash__(self) -> int:
-        return hash(self._key)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Named) and self._key == other._key
-
-
 @lru_cache(maxsize=400)
-def _cached_prepared(seed: int, run: Run, named: _Named) -> Prepared:
-    return Prepared.of(seed, run, named.element)
+def _cached_prepared(seed: int, run: Run, element: Element) -> Prepared:
+    return Prepared.of(seed, run, element)
 
 
 @lru_cache(maxsize=400)
@@ -447,6 +432,7 @@ def campaign(
     ``elements`` is a preset's name, patterns of the catalogue, or elements. ``random_faults`` more
     faults are drawn from the seed; the first ``good_runs`` of each era get none of those.
     """
+    check_seed(seed)
     chosen = _elements(elements)
     planned = plan_runs(seed, eras, runs, lumisections)
     plain = Campaign(seed, tuple(planned), chosen, tuple(datasets))

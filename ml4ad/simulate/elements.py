@@ -82,6 +82,9 @@ class Element:
     per_run: bool = False
     title: str = ""
 
+    def __hash__(self) -> int:
+        return hash((self.me, self.kind, self.axes, self.model, tuple(sorted(self.params.items()))))
+
     def __post_init__(self) -> None:
         if not 1 <= len(self.me) <= LONGEST_NAME:
             raise ValueError(

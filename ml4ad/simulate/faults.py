@@ -351,6 +351,8 @@ def inject(
         ramp = np.clip((stack.ls_numbers[rows] - fault.first_ls + 1) / n, 0, 1)
         ramp = np.where(stack.ls_numbers[rows] == 0, 0.5, ramp)
     after = _CHANGES[fault.kind](counts, fault, rng, mask, stack.axes, share * ramp)
+    if stack.contents.dtype.kind == "i":
+        after = np.minimum(after, np.iinfo(stack.contents.dtype).max)
     return _with_counts(stack, rows, counts, after)
 
 
@@ -562,8 +564,6 @@ def _with_counts(
     statistics[rows] += moved * known[:, None]
     if stack.sum_of_weights is None:
         contents = stack.contents.copy()
-        if contents.dtype.kind == "i":
-            after = np.minimum(after, np.iinfo(contents.dtype).max)
         contents[rows] = after
         changed["contents"] = contents
         if stack.sumw2 is not None:

@@ -98,6 +98,13 @@ class Run:
         return np.arange(1, self.n_ls + 1)
 
 
+def check_seed(seed: int) -> int:
+    """``seed`` if it is one; ValueError, with the allowed range, if not."""
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"seed {seed}, want 0 to 2**63 - 1")
+    return seed
+
+
 def check_era(era: str) -> str:
     """``era`` if it is one that is known; ValueError, naming those, if not."""
     if era not in ERAS:
