@@ -1,1 +1,25 @@
-"""."""
+"""Finds DQMIO files and takes them in: one file is one transaction, and twice is once."""
+
+from ml4ad.ingest.catalogue import Found, index
+from ml4ad.ingest.find import Location, locations
+from ml4ad.ingest.forget import forget_dataset, forget_file, known_path
+from ml4ad.ingest.queue import enqueue, errors, ingest, release_orphans, states
+from ml4ad.ingest.take import Ingested, as_it_is, ingest_file
+
+__all__ = [
+    "Found",
+    "Ingested",
+    "Location",
+    "as_it_is",
+    "enqueue",
+    "errors",
+    "forget_dataset",
+    "forget_file",
+    "index",
+    "ingest",
+    "ingest_file",
+    "known_path",
+    "locations",
+    "release_orphans",
+    "states",
+]

@@ -15,20 +15,24 @@ import numpy as np
 import sqlalchemy as sa
 
 from ml4ad.stack import HistogramStack, Ints, concatenate
-from ml4ad.store import binning, packing
-from ml4ad.store.connection import raw
+from ml4ad.store import binning, dimensions, packing
+from ml4ad.store.connection import raw, translated
 from ml4ad.store.packing import DamagedBlockError
 
 #: Contents of one block at most, in bytes, unless one lumisection alone is larger: large enough to
 #: compress well, small enough that threads share a long run and a few lumisections cost little.
 BLOCK_BYTES = 8 * 2**20
 
+# Blocks whose names are looked up together.
+_BATCH_BYTES, _BATCH_BLOCKS = 16 * 2**20, 5000
+
 _ARRAYS = ("contents", "sumw2", "sum_of_weights", "sum_of_weights_squared")
 _COPY = (
-    "COPY block (me_id, run_number, first_ls, file_id, dataset_id, binning_id, last_ls, packed) "
+    "COPY block "
+    "(me_id, run_number, first_ls, file_id, dataset_id, binning_id, last_ls, n_ls, packed) "
     "FROM STDIN (FORMAT BINARY)"
 )
-_COPY_TYPES = ("int4", "int8", "int8", "int4", "int4", "int4", "int8", "bytea")
+_COPY_TYPES = ("int4", "int8", "int8", "int4", "int4", "int4", "int8", "int4", "bytea")
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ class PackedBlock:
     """A block that has not been stored yet."""
 
     me: str
+    kind: str
     description: str
     run_number: int
     first_ls: int
@@ -60,6 +65,7 @@ def pack(stack: HistogramStack) -> Iterator[PackedBlock]:
         }
         yield PackedBlock(
             me=stack.me,
+            kind=stack.kind,
             description=description,
             run_number=stack.run_number,
             first_ls=int(stack.ls_numbers[start]),
@@ -70,12 +76,43 @@ def pack(stack: HistogramStack) -> Iterator[PackedBlock]:
         start = end
 
 
-def copy_in(connection: sa.Connection, rows: Iterable[Sequence[Any]]) -> None:
-    """Store rows of the columns of ``block``, in the order of the COPY above."""
-    with raw(connection).cursor() as cursor, cursor.copy(_COPY) as copying:
+def store(
+    engine: sa.Engine,
+    connection: sa.Connection,
+    file_id: int,
+    dataset_id: int,
+    packed: Iterable[PackedBlock],
+) -> None:
+    """Store blocks of a file in the transaction of ``connection``, as they come.
+
+    Names and binnings get their numbers on another connection of ``engine``.
+    """
+    me_ids: dict[str, int] = {}
+    binning_ids: dict[str, int] = {}
+    with translated(engine), raw(connection).cursor() as cursor, cursor.copy(_COPY) as copying:
         copying.set_types(_COPY_TYPES)
-        for row in rows:
-            copying.write_row(row)
+        for batch in _batches(packed):
+            new = {b.me: b.kind for b in batch if b.me not in me_ids}
+            me_ids |= dimensions.me_ids(engine, new) if new else {}
+            fresh = {b.description for b in batch} - binning_ids.keys()
+            binning_ids |= dimensions.binning_ids(engine, fresh) if fresh else {}
+            for b in batch:
+                key = (me_ids[b.me], b.run_number, b.first_ls, file_id, dataset_id)
+                shared = binning_ids[b.description]
+                copying.write_row((*key, shared, b.last_ls, b.n_ls, b.packed))
+
+
+def _batches(packed: Iterable[PackedBlock]) -> Iterator[list[PackedBlock]]:
+    batch: list[PackedBlock] = []
+    nbytes = 0
+    for block in packed:
+        batch.append(block)
+        nbytes += len(block.packed)
+        if nbytes >= _BATCH_BYTES or len(batch) >= _BATCH_BLOCKS:
+            yield batch
+            batch, nbytes = [], 0
+    if batch:
+        yield batch
 
 
 @dataclass(frozen=True)

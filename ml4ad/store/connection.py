@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -87,6 +89,26 @@ def schema_version(connection: sa.Connection) -> str | None:
     return connection.scalar(sa.select(table.c.version_num))
 
 
+def facts(url: str) -> dict[str, str]:
+    """What a person wants to know of a database: address, server, schema, bytes."""
+    made = open_unchecked(url)
+    try:
+        with made.connect() as connection:
+            size = connection.scalar(
+                sa.select(sa.func.pg_database_size(sa.func.current_database()))
+            )
+            info = raw(connection).info
+            return {
+                "url": made.url.render_as_string(hide_password=True),
+                "server": f"PostgreSQL {info.parameter_status('server_version')}",
+                "schema": schema_version(connection) or "none yet",
+                "wanted schema": migrations.revisions()[-1],
+                "bytes": f"{size:,}",
+            }
+    finally:
+        made.dispose()
+
+
 def _prepare(made: sa.Engine, *, upgrade: bool) -> None:
     known = migrations.revisions()
     name = made.url.render_as_string(hide_password=True)
@@ -164,6 +186,18 @@ def _translated(context: sa.engine.ExceptionContext) -> BaseException | None:
         return None
     url = context.engine.url if context.engine else None
     return explained(original, url.render_as_string(hide_password=True) if url else "database")
+
+
+@contextmanager
+def translated(engine: sa.Engine) -> Iterator[None]:
+    """Errors of the driver, used without SQLAlchemy, as SQLAlchemy's would be told."""
+    try:
+        yield
+    except psycopg.Error as error:
+        told = explained(error, engine.url.render_as_string(hide_password=True))
+        if told is None:
+            raise
+        raise told from error
 
 
 def raw(connection: sa.Connection) -> psycopg.Connection[Any]:

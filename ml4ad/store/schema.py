@@ -162,6 +162,7 @@ block = sa.Table(
     Column("dataset_id", Integer, primary_key=True, autoincrement=False),
     Column("binning_id", Integer, nullable=False),
     Column("last_ls", BigInteger, nullable=False),
+    Column("n_ls", Integer, nullable=False),
     Column("packed", LargeBinary, nullable=False),
     postgresql_partition_by="LIST (dataset_id)",
 )

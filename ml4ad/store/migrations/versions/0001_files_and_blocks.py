@@ -161,6 +161,7 @@ def _contents() -> None:
         sa.Column("dataset_id", sa.Integer, nullable=False),
         sa.Column("binning_id", sa.Integer, nullable=False),
         sa.Column("last_ls", sa.BigInteger, nullable=False),
+        sa.Column("n_ls", sa.Integer, nullable=False),
         sa.Column("packed", sa.LargeBinary, nullable=False),
         sa.PrimaryKeyConstraint(
             *("me_id", "run_number", "first_ls", "file_id", "dataset_id"), name="block_pkey"

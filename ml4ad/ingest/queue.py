@@ -1,0 +1,135 @@
+"""Which files are to be taken in, and taking them in one after the other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import pandas as pd
+import sqlalchemy as sa
+
+from ml4ad.ingest.catalogue import index
+from ml4ad.ingest.take import Ingested, ingest_file
+from ml4ad.store import State
+from ml4ad.store.dimensions import FILE_LOCK
+from ml4ad.store.schema import file
+
+
+def ingest(
+    target: Any,
+    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | None = None,
+    *,
+    dataset: str | None = None,
+    era: str | None = None,
+    memory_mb: int | None = None,
+    replace: bool = False,
+) -> Iterator[Ingested]:
+    """What becomes of each file, one by one: those at ``paths``, or all that wait.
+
+    ``paths`` are indexed first. ``target`` is an engine, or an archive. See `ingest_file`.
+    """
+    engine: sa.Engine = getattr(target, "engine", target)
+    file_ids = None
+    if paths is not None:
+        found = list(index(engine, paths, dataset, era))
+        yield from (Ingested(0, f.path, State.FAILED, f.reason) for f in found if f.file_id is None)
+        file_ids = [f.file_id for f in found if f.file_id is not None]
+    url = engine.url.render_as_string(hide_password=False)
+    for file_id in enqueue(engine, file_ids, replace=replace):
+        yield ingest_file(url, file_id, memory_mb=memory_mb, replace=replace)
+
+
+def enqueue(
+    target: Any, file_ids: Iterable[int] | None = None, *, replace: bool = False
+) -> list[int]:
+    """Numbers of the files to take in, now PENDING; of those given, or of all.
+
+    Of those given also what FAILED is tried again, and with ``replace`` what had lumisections
+    refused. Files whose worker died wait again.
+    """
+    engine: sa.Engine = getattr(target, "engine", target)
+    release_orphans(engine)
+    chosen: sa.ColumnElement[bool]
+    if file_ids is None:
+        chosen = file.c.state.in_([State.INDEXED, State.PENDING])
+    else:
+        ids = sa.bindparam("ids", sorted(set(file_ids)), type_=sa.ARRAY(sa.Integer))
+        waiting_states: sa.ColumnElement[bool] = file.c.state.in_(
+            [State.INDEXED, State.PENDING, State.FAILED]
+        )
+        if replace:
+            waiting_states |= (file.c.state == State.PROCESSED) & (file.c.n_refused > 0)
+        chosen = (file.c.file_id == sa.any_(ids)) & waiting_states
+    chosen &= file.c.dataset_id.is_not(None)
+    with engine.begin() as connection:
+        # In one order everywhere: two that enqueue the same files must not wait in a circle.
+        locked = sa.select(file.c.file_id).where(chosen).order_by(file.c.file_id).with_for_update()
+        numbers = list(connection.scalars(locked))
+        these = sa.bindparam("these", numbers, type_=sa.ARRAY(sa.Integer))
+        connection.execute(
+            sa.update(file).where(file.c.file_id == sa.any_(these)).values(state=State.PENDING)
+        )
+    return numbers
+
+
+def release_orphans(target: Any) -> int:
+    """Number of files whose worker is gone; they are PENDING again."""
+    engine: sa.Engine = getattr(target, "engine", target)
+    locks = sa.table(
+        "pg_locks",
+        *(sa.column(name) for name in ("locktype", "classid", "objid", "database", "granted")),
+        schema="pg_catalog",
+    )
+    databases = sa.table("pg_database", sa.column("oid"), sa.column("datname"), schema="pg_catalog")
+    here = sa.select(databases.c.oid).where(databases.c.datname == sa.func.current_database())
+    held = sa.select(locks.c.objid).where(
+        locks.c.locktype == "advisory",
+        locks.c.classid == FILE_LOCK,
+        locks.c.database == here.scalar_subquery(),
+    )
+    with engine.begin() as connection:
+        orphaned = (
+            sa.update(file)
+            .where(file.c.state == State.RUNNING)
+            .where(sa.cast(file.c.file_id, sa.BigInteger).not_in(_as_numbers(held)))
+            .values(state=State.PENDING)
+        )
+        return connection.execute(orphaned).rowcount
+
+
+def _as_numbers(held: sa.Select[Any]) -> sa.Select[Any]:
+    ids = held.subquery()
+    return sa.select(sa.cast(ids.c.objid, sa.BigInteger))
+
+
+def states(target: Any) -> pd.DataFrame:
+    """A row per state that occurs: state, n_files, bytes, packed_bytes, oldest (when indexed)."""
+    engine: sa.Engine = getattr(target, "engine", target)
+    columns = {
+        "state": file.c.state,
+        "n_files": sa.func.count(),
+        "bytes": sa.cast(sa.func.sum(file.c.size), sa.BigInteger),
+        "packed_bytes": sa.cast(
+            sa.func.coalesce(sa.func.sum(file.c.packed_bytes), 0), sa.BigInteger
+        ),
+        "oldest": sa.func.min(file.c.indexed_at),
+    }
+    query = sa.select(*columns.values()).group_by(file.c.state).order_by(file.c.state)
+    with engine.connect() as connection:
+        rows = [tuple(row) for row in connection.execute(query)]
+    return pd.DataFrame(rows, columns=list(columns))
+
+
+def errors(target: Any, most: int = 10) -> list[Any]:
+    """Rows of the files that failed or are bad, those last seen first."""
+    engine: sa.Engine = getattr(target, "engine", target)
+    when = sa.func.coalesce(file.c.finished_at, file.c.indexed_at)
+    query = (
+        sa.select(file.c.path, file.c.state, file.c.attempts, when.label("when"), file.c.reason)
+        .where(file.c.state.in_([State.FAILED, State.BAD]))
+        .order_by(when.desc(), file.c.file_id.desc())
+        .limit(most)
+    )
+    with engine.connect() as connection:
+        return list(connection.execute(query))

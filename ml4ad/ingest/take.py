@@ -1,0 +1,286 @@
+"""Takes one file in: read, packed and stored in one transaction, or not at all.
+
+Everything here can be done by any process that reaches file and database, killed at any point, and
+done again. Who works at a file holds an advisory lock on its number, which PostgreSQL drops with
+the connection; so a file that is RUNNING and not locked has lost its worker.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import psycopg
+import sqlalchemy as sa
+
+from ml4ad import dqmio, settings
+from ml4ad.ingest import forget, ownership
+from ml4ad.ingest.ownership import Owned
+from ml4ad.stack import HistogramStack
+from ml4ad.store import DatabaseError, State, blocks, dimensions, engine
+from ml4ad.store.blocks import PackedBlock
+from ml4ad.store.connection import raw, translated
+from ml4ad.store.dimensions import DATASET_LOCK, FILE_LOCK
+from ml4ad.store.schema import MAX_REASON, file, run
+
+_WAITING = (State.INDEXED, State.PENDING, State.RUNNING, State.FAILED)
+
+
+@dataclass(frozen=True)
+class Ingested:
+    """What became of one file; ``n_refused`` lumisections are another file's."""
+
+    file_id: int
+    path: str
+    state: str
+    reason: str = ""
+    n_ls: int = 0
+    n_refused: int = 0
+    n_histograms: int = 0
+    n_blocks: int = 0
+    packed_bytes: int = 0
+    seconds: float = 0.0
+
+
+def ingest_file(
+    url: str, file_id: int, *, memory_mb: int | None = None, replace: bool = False
+) -> Ingested:
+    """The record of taking in the file of that number; it can be pickled, as can the arguments.
+
+    A file that another worker has, or that is PROCESSED, is left alone. Lumisections that another
+    file of the dataset holds are refused, and both files named; with ``replace`` the newer of the
+    two has them. A damaged file becomes BAD; any other failure FAILED, and another attempt may
+    pass. Raises KeyError for an unknown number, DatabaseError if the database is not there.
+    """
+    started = time.monotonic()
+    here = _engine(url, os.getpid())
+    memory = memory_mb or settings.load().memory_mb
+    with here.connect() as connection, _claimed(connection, file_id, replace) as row:
+        if row is not None:
+            failed = _attempt(here, connection, row, memory, replace)
+            if failed:
+                connection.rollback()
+                with connection.begin():
+                    _change(connection, file_id, finished_at=sa.func.clock_timestamp(), **failed)
+        done = _read(connection, file_id)
+    return dataclasses.replace(done, seconds=time.monotonic() - started)
+
+
+@functools.lru_cache(maxsize=4)
+def _engine(url: str, pid: int) -> sa.Engine:
+    # A connection must not be used on both sides of a fork, hence the pid.
+    del pid
+    return engine(url)
+
+
+def _attempt(
+    here: sa.Engine, connection: sa.Connection, row: Any, memory_mb: int, replace: bool
+) -> dict[str, Any]:
+    """What to write of a failure; nothing if all went well."""
+    try:
+        with connection.begin():
+            _store(here, connection, row, memory_mb, replace)
+    except DatabaseError:
+        raise
+    except FileNotFoundError as error:
+        return {"state": State.FAILED, "reason": _one_line(error), "vanished": True}
+    except (OSError, sa.exc.SQLAlchemyError, psycopg.Error) as error:
+        return {"state": State.FAILED, "reason": _one_line(error)}
+    except ValueError as error:
+        return {"state": State.BAD, "reason": _one_line(error)}
+    return {}
+
+
+@contextmanager
+def _claimed(connection: sa.Connection, file_id: int, replace: bool) -> Iterator[Any]:
+    """The file's row, RUNNING, while nobody else can have it; None if it is not to be taken."""
+    lock = sa.select(sa.func.pg_try_advisory_lock(FILE_LOCK, file_id))
+    if not connection.scalar(lock):
+        connection.rollback()
+        yield None
+        return
+    connection.commit()
+    try:
+        yield _begin(connection, file_id, replace)
+    finally:
+        # A broken connection has lost the lock already.
+        if not connection.invalidated and not connection.closed:
+            connection.rollback()
+            connection.execute(sa.select(sa.func.pg_advisory_unlock(FILE_LOCK, file_id)))
+            connection.commit()
+
+
+def _begin(connection: sa.Connection, file_id: int, replace: bool) -> Any:
+    wanted: sa.ColumnElement[bool] = file.c.state.in_(_WAITING)
+    if replace:
+        wanted |= (file.c.state == State.PROCESSED) & (file.c.n_refused > 0)
+    with connection.begin():
+        query = sa.select(file).where(file.c.file_id == file_id, wanted)
+        row = connection.execute(query.with_for_update(skip_locked=True)).one_or_none()
+        if row is not None:
+            _change(
+                connection,
+                file_id,
+                state=State.RUNNING,
+                attempts=file.c.attempts + 1,
+                started_at=sa.func.now(),
+                finished_at=None,
+                heartbeat_at=sa.func.now(),
+                worker=f"{socket.gethostname()}:{os.getpid()}",
+            )
+    return row
+
+
+def _change(connection: sa.Connection, file_id: int, **values: Any) -> None:
+    if "reason" in values:
+        values["reason"] = values["reason"].replace("\0", "")[:MAX_REASON]
+    connection.execute(sa.update(file).where(file.c.file_id == file_id).values(**values))
+
+
+def as_it_is(target: Any, file_id: int) -> Ingested:
+    """The record of a file as the archive has it; KeyError for an unknown number."""
+    here: sa.Engine = getattr(target, "engine", target)
+    with here.connect() as connection:
+        return _read(connection, file_id)
+
+
+def _read(connection: sa.Connection, file_id: int) -> Ingested:
+    row = connection.execute(sa.select(file).where(file.c.file_id == file_id)).one_or_none()
+    connection.rollback()
+    if row is None:
+        raise KeyError(f"no file {file_id} in the archive")
+    counts = {
+        name: getattr(row, name) or 0
+        for name in ("n_ls", "n_refused", "n_histograms", "n_blocks", "packed_bytes")
+    }
+    return Ingested(file_id, row.path, row.state, row.reason, **counts)
+
+
+def _one_line(error: BaseException) -> str:
+    # SQLAlchemy's text holds statement and parameters, too.
+    told = getattr(error, "orig", None) or error
+    return " ".join(str(told).split()) or type(told).__name__
+
+
+# -- the transaction -----------------------------------------------------------------------------
+
+
+def _store(
+    here: sa.Engine, connection: sa.Connection, row: Any, memory_mb: int, replace: bool
+) -> None:
+    if row.dataset_id is None:
+        raise OSError(f"{row.path}: dataset unknown; index it with --dataset")
+    # Who only adds shares the dataset; who changes what others added has it alone.
+    lock = sa.func.pg_advisory_xact_lock if replace else sa.func.pg_advisory_xact_lock_shared
+    connection.execute(sa.select(lock(DATASET_LOCK, row.dataset_id)))
+    with dqmio.open(row.path) as opened:
+        if row.uuid is not None and opened.uuid != row.uuid:
+            raise OSError(f"{row.path}: another file than was indexed (UUID); index it again")
+        forget.delete_contents(connection, row.dataset_id, row.file_id)
+        lumisections = _lumisections(opened)
+        owned = ownership.claim(connection, row, lumisections, replace=replace)
+        _store_runs(connection, row, lumisections)
+        packed = _Counted()
+        stacks = opened.stacks("*", memory_mb=memory_mb)
+        blocks.store(here, connection, row.file_id, row.dataset_id, packed.of(stacks, owned))
+        _store_scalars(here, connection, row, opened.scalars(), owned)
+        _change(
+            connection,
+            row.file_id,
+            state=State.PROCESSED,
+            reason=owned.reason,
+            finished_at=sa.func.clock_timestamp(),
+            vanished=False,
+            release=opened.release,
+            guid=opened.guid,
+            n_ls=owned.n_ls,
+            n_refused=owned.n_refused,
+            n_histograms=packed.n_histograms,
+            n_blocks=packed.n_blocks,
+            packed_bytes=packed.nbytes,
+        )
+
+
+def _lumisections(opened: Any) -> pd.DataFrame:
+    """What the file holds: a row per lumisection, and per run (lumisection 0)."""
+    found: pd.DataFrame = opened.lumisections
+    return found[["run_number", "ls_number", "begin_time", "end_time", "n_mes"]]
+
+
+def _store_runs(connection: sa.Connection, row: Any, lumisections: pd.DataFrame) -> None:
+    grouped = lumisections.groupby("run_number")
+    first, last = grouped.begin_time.min(), grouped.end_time.max()
+    rows = [
+        {
+            "dataset_id": row.dataset_id,
+            "file_id": row.file_id,
+            "run_number": run_number,
+            "begin_time": None if pd.isna(first[run_number]) else first[run_number],
+            "end_time": None if pd.isna(last[run_number]) else last[run_number],
+        }
+        for run_number in first.index.tolist()
+    ]
+    if rows:
+        connection.execute(sa.insert(run), rows)
+
+
+@dataclass
+class _Counted:
+    """Packs stacks, and counts."""
+
+    n_histograms: int = 0
+    n_blocks: int = 0
+    nbytes: int = 0
+
+    def of(self, stacks: Iterator[HistogramStack], owned: Owned) -> Iterator[PackedBlock]:
+        for stack in stacks:
+            ours = stack
+            if owned.n_refused:
+                ours = stack.select(owned.of(stack.run_number))
+            for block in blocks.pack(ours):
+                self.n_histograms += block.n_ls
+                self.n_blocks += 1
+                self.nbytes += len(block.packed)
+                yield block
+
+
+_SCALARS = (
+    "COPY scalar (dataset_id, me_id, run_number, ls_number, file_id, "
+    "int_value, float_value, string_value) FROM STDIN (FORMAT BINARY)"
+)
+_SCALAR_TYPES = ("int4", "int4", "int8", "int8", "int4", "int8", "float8", "bytea")
+
+
+def _store_scalars(
+    here: sa.Engine, connection: sa.Connection, row: Any, scalars: pd.DataFrame, owned: Owned
+) -> None:
+    if not len(scalars):
+        return
+    kinds = dict(zip(scalars.me.tolist(), scalars.kind.tolist(), strict=True))
+    me_ids = dimensions.me_ids(here, kinds)
+    ours = {number: set(numbers.tolist()) for number, numbers in owned.ls_numbers.items()}
+    columns = (
+        scalars[name].tolist() for name in ("run_number", "ls_number", "me", "kind", "value")
+    )
+    with translated(here), raw(connection).cursor() as cursor, cursor.copy(_SCALARS) as copying:
+        copying.set_types(_SCALAR_TYPES)
+        for run_number, ls_number, me, kind, value in zip(*columns, strict=True):
+            if ls_number in ours.get(run_number, ()):
+                key = (row.dataset_id, me_ids[me], run_number, ls_number, row.file_id)
+                copying.write_row((*key, *_scalar_values(kind, value)))
+
+
+def _scalar_values(kind: str, value: Any) -> tuple[int | None, float | None, bytes | None]:
+    if kind == "Int":
+        return int(value), None, None
+    if kind == "Float":
+        return None, float(value), None
+    return None, None, str(value).encode(errors="surrogateescape")
