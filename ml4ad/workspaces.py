@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
+from ml4ad.dqmio.names import matcher
 from ml4ad.store.context import workspace as table
 from ml4ad.store.schema import MAX_NAME
 
@@ -69,31 +70,18 @@ class Workspace:
 # -- patterns ------------------------------------------------------------------------------------
 
 
-def regex(patterns: Iterable[str]) -> str:
-    r"""Regular expression, anchored and escaped, for names that one of the patterns fits.
+def globs(patterns: Iterable[str]) -> tuple[str, ...]:
+    """Patterns as `ml4ad.dqmio` and the archive understand them; folders end in ``/*``.
 
-    It means the same to Python's ``re`` and to PostgreSQL. No pattern fits nothing.
-
-    >>> regex(["PixelPhase1/", "*/charge_PXDisk_+1"])
-    '^(?:PixelPhase1/.*|.*/charge_PXDisk_\\+1)$'
+    >>> globs(["PixelPhase1/", "*/charge_PXDisk_+1"])
+    ('PixelPhase1/*', '*/charge_PXDisk_+1')
     """
-    return f"^(?:{'|'.join(_regex_of(pattern) for pattern in patterns) or '(?!)'})$"
-
-
-def _regex_of(pattern: str) -> str:
-    wild = {"*": ".*", "?": "."}
-    # re.escape also escapes letters' neighbours such as "#", which PostgreSQL would take amiss.
-    escaped = [wild.get(letter, _literal(letter)) for letter in pattern]
-    return "".join(escaped) + (".*" if pattern.endswith("/") else "")
-
-
-def _literal(letter: str) -> str:
-    return f"\\{letter}" if letter in r"\.^$*+?{}[]|()" else letter
+    return tuple(f"{one}*" if one.endswith("/") else one for one in patterns)
 
 
 @cache
-def _compiled(patterns: tuple[str, ...]) -> re.Pattern[str]:
-    return re.compile(regex(patterns), re.DOTALL)
+def _matcher(patterns: tuple[str, ...]) -> Callable[[str], bool]:
+    return matcher(globs(patterns))
 
 
 def fits(patterns: Iterable[str], name: str) -> bool:
@@ -104,7 +92,7 @@ def fits(patterns: Iterable[str], name: str) -> bool:
     >>> fits(["EcalBarrel/"], "Calibration/EcalBarrel/x")
     False
     """
-    return _compiled(tuple(patterns)).match(name) is not None
+    return _matcher(tuple(patterns))(name)
 
 
 # -- selection -----------------------------------------------------------------------------------
@@ -113,24 +101,26 @@ def fits(patterns: Iterable[str], name: str) -> bool:
 def selects(
     workspaces: Workspace | Iterable[Workspace], use: Use = "ingested"
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Patterns of the datasets and of the elements of workspaces together, each once.
+    """Globs of the datasets and of the elements of workspaces together, each once.
 
     Which elements belong to which dataset is not in it: see ``elements_of``.
     """
     chosen = _listed(workspaces)
     datasets = (pattern for own in chosen for pattern in own.datasets)
     elements = (pattern for own in chosen for pattern in _elements(own, use))
-    return tuple(dict.fromkeys(datasets)), tuple(dict.fromkeys(elements))
+    return globs(dict.fromkeys(datasets)), globs(dict.fromkeys(elements))
 
 
 def elements_of(
     workspaces: Workspace | Iterable[Workspace], dataset: str, use: Use = "ingested"
 ) -> tuple[str, ...]:
-    """Patterns of the elements that the workspaces want of a dataset; empty if none has it.
+    """Globs of the elements that the workspaces want of a dataset; empty if none has it.
+
+    They can be given to all that takes patterns of elements, such as ``archive.elements``.
 
     >>> muon = Workspace("muon", datasets=("/Muon0/*",), elements=("Muons/",))
     >>> elements_of(muon, "/Muon0/Run2025D-PromptReco-v1/DQMIO")
-    ('Muons/',)
+    ('Muons/*',)
     """
     return selects([own for own in _listed(workspaces) if fits(own.datasets, dataset)], use)[1]
 
