@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 import sqlalchemy as sa
 
-from ml4ad import settings, store
+from ml4ad import conditions, settings, store
+from ml4ad.conditions.certified import Certifications
 from ml4ad.dqmio.names import Pattern, matcher
 from ml4ad.stack import HistogramStack, Ints, LsSelection
 from ml4ad.store import blocks
@@ -326,6 +327,55 @@ class Archive:
                     }
                 for number, of_run in groupby(rows, key=lambda row: row.run_number):
                     yield from _selected(blocks.unpack(list(of_run), known[number]), ls_numbers)
+
+    # -- conditions ------------------------------------------------------------------------------
+
+    def conditions(
+        self, dataset: str | None = None, run_number: int | Iterable[int] | None = None
+    ) -> pd.DataFrame:
+        """Conditions of lumisections, of a dataset or all, indexed by (run_number, ls_number).
+
+        What is not known is NA. See `ml4ad.conditions.lumisections`.
+        """
+        return conditions.lumisections(self.engine, dataset, run_number)
+
+    def good(
+        self,
+        dataset: str | None = None,
+        *,
+        run_number: int | Iterable[int] | None = None,
+        golden: Certifications = None,
+        dcs: Certifications = None,
+        exclude: Certifications = None,
+        where: str | None = None,
+    ) -> pd.DataFrame:
+        """Lumisections fit for training: run_number and ls_number of those that fulfil all asked.
+
+        ``archive.good(dataset, golden="Cert_2024_Golden", where="pileup > 25 and beams_stable")``;
+        see `ml4ad.conditions.good`. What is missing does not pass.
+        """
+        return conditions.good(
+            self.engine,
+            dataset,
+            run_number=run_number,
+            golden=golden,
+            dcs=dcs,
+            exclude=exclude,
+            where=where,
+        )
+
+    def completeness(
+        self,
+        dataset: str,
+        run_number: int | Iterable[int] | None = None,
+        *,
+        expected: Certifications = None,
+    ) -> pd.DataFrame:
+        """Lumisections of each run here, against those there should be, and which are missing.
+
+        See `ml4ad.conditions.completeness`.
+        """
+        return conditions.completeness(self.engine, dataset, run_number, expected=expected)
 
     # -- how -------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as check
 from hypothesis import strategies as st
 
-from ml4ad import conditions, settings, simulate, store
+from ml4ad import archive, conditions, settings, simulate, store
 from ml4ad.conditions import names, record
 from ml4ad.conditions.oms import OMSClient
 from ml4ad.conditions.service import Access
@@ -184,6 +184,7 @@ def test_the_oms_file_comes_back_from_the_database(engine: sa.Engine) -> None:
     assert np.allclose(found["delivered_lumi"], 1e6 * raw["delivered_lumi_per_lumisection"])
     one = conditions.lumisections(engine, run_number=378981)
     assert set(one.index.get_level_values(0)) == {378981}
+    pd.testing.assert_frame_equal(conditions.lumisections(engine, run_number=np.int64(378981)), one)
     good = conditions.good(engine, where="pileup > 25 and beams_stable")
     want = raw[(raw["pileup"] > 25) & raw["beams_stable"]]
     assert list(good.itertuples(index=False, name=None)) == want.index.tolist()
@@ -564,3 +565,16 @@ def test_the_page_of_the_documentation_lists_every_column() -> None:
     words = set(re.findall(r"\w+", page.read_text()))
     known = {*names.LS_COLUMNS, *names.RUN_COLUMNS}
     assert {name for name in known if not {name, name.removesuffix("_ready")} & words} == set()
+
+
+def test_the_archive_asks_the_same(filled: sa.Engine) -> None:
+    held = archive.Archive(filled)
+    cut = "pileup > 15 and beams_stable"
+    assert held.good(DATASET, where=cut, golden={7: [(3, 9)]})["ls_number"].tolist() == [3]
+    pd.testing.assert_frame_equal(
+        held.conditions(DATASET, 7), conditions.lumisections(filled, DATASET)
+    )
+    assert held.completeness(DATASET)["missing"].to_dict() == {7: [[7, 8]]}
+    loaded = conditions.load(held, table(run_number=[7], ls_number=[6], pileup=[60.0]))
+    assert loaded.n_lumisections == 1
+    assert held.good(DATASET, where="pileup > 45")["ls_number"].tolist() == [6]

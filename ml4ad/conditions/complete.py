@@ -42,7 +42,7 @@ def completeness(
     wanted_runs = held_runs | set(seen)
     if listed:
         demanded = ranges.intersection(*listed)
-        asked = None if run_number is None else _as_set(run_number)
+        asked = None if run_number is None else query.run_set(run_number)
         wanted_runs |= {run for run in demanded if asked is None or run in asked}
     rows = []
     for run in sorted(wanted_runs):
@@ -59,10 +59,6 @@ def completeness(
     columns = ["run_number", "n_seen", "n_expected", "n_unexpected", "fraction", "missing"]
     frame = pd.DataFrame(rows, columns=[*columns, "expected_from"])
     return frame.astype({"run_number": "int64"}).set_index("run_number")
-
-
-def _as_set(wanted: int | Iterable[int]) -> set[int]:
-    return {wanted} if isinstance(wanted, int) else {int(run_number) for run_number in wanted}
 
 
 def _as_sets(rows: Iterable[Any]) -> Ranges:

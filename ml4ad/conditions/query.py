@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import sqlalchemy as sa
 
@@ -87,8 +88,13 @@ def among(column: sa.ColumnElement[int], wanted: Runs) -> sa.ColumnElement[bool]
     """Whether a column of run numbers holds one that is wanted."""
     if wanted is None:
         return sa.true()
-    listed = [wanted] if isinstance(wanted, int) else [int(run_number) for run_number in wanted]
-    return column.in_(listed)
+    return column.in_(sorted(run_set(wanted)))
+
+
+def run_set(wanted: int | Iterable[int]) -> set[int]:
+    """The run, or the runs."""
+    listed = [wanted] if isinstance(wanted, int | np.integer) else wanted
+    return {int(run_number) for run_number in listed}
 
 
 def _dataset_id(connection: sa.Connection, dataset: str) -> int:
