@@ -49,15 +49,14 @@ def test_a_longer_run_begins_like_a_shorter_one_in_another_order_of_elements(sma
     turned = dataclasses.replace(small, elements=small.elements[::-1])
     run_number = small.runs[1].run_number
     for stack in small.stacks(run_number):
-        exact = stack.me.replace("[", "[[]")
-        assert np.array_equal(turned.stack(run_number, exact).contents, stack.contents)
+        assert np.array_equal(turned.stack(run_number, stack.me).contents, stack.contents)
 
 
 @pytest.mark.parametrize("me", sorted(simulate.catalogue()))
 def test_every_element_fills_and_is_what_it_says(me):
     element = simulate.catalogue()[me]
     made = simulate.campaign(5, eras=["Run2023D"], runs=2, lumisections=16, elements=[element])
-    stack = made.stack(made.runs[1].run_number, me.replace("[", "[[]"))
+    stack = made.stack(made.runs[1].run_number, me)
     assert (stack.kind, stack.axes, stack.me) == (element.kind, element.axes, me)
     assert stack.entries.max() > 0
     counts = stack.contents if stack.sum_of_weights is None else stack.sum_of_weights

@@ -308,11 +308,10 @@ class Campaign:
         for name in matching(me, [element.me for element in self.elements]):
             element = next(e for e in self.elements if e.me == name)
             blocks = (-1,) if element.per_run else range(self.n_blocks(run))
-            exact = name.replace("[", "[[]") if "[" in name else name
             parts = [
                 stack
                 for number in blocks
-                for stack in self.block(run, dataset, number, me=exact, with_faults=with_faults)
+                for stack in self.block(run, dataset, number, me=name, with_faults=with_faults)
             ]
             if not parts:
                 continue

@@ -30,7 +30,8 @@ PRESETS: Mapping[str, tuple[str, ...]] = {
     "demo": (
         "PixelPhase1/Tracks/PXBarrel/charge_PXLayer_*",
         "PixelPhase1/Tracks/PXForward/charge_PXDisk_?1",
-        "PixelPhase1/Tracks/PXBarrel/size_PXLayer_[12]",
+        "PixelPhase1/Tracks/PXBarrel/size_PXLayer_1",
+        "PixelPhase1/Tracks/PXBarrel/size_PXLayer_2",
         "PixelPhase1/Tracks/PXBarrel/clusterposition_zphi_ontrack_PXLayer_1",
         "PixelPhase1/Tracks/PXForward/clusterposition_xy_ontrack_PXDisk_+1",
         "PixelPhase1/Phase1_MechanicalView/*",
@@ -98,14 +99,14 @@ class Element:
 
 
 def pattern(text: str) -> re.Pattern[str]:
-    """Compiled form of a pattern of names: ``*``, ``?`` and ``[abc]``, the rest literal.
+    """Compiled form of a pattern of whole names: ``*`` and ``?``, the rest literal.
 
     >>> bool(pattern("*PXDisk_+1").fullmatch("PixelPhase1/Tracks/PXForward/charge_PXDisk_+1"))
     True
     """
     import fnmatch
 
-    return re.compile(fnmatch.translate(text))
+    return re.compile(fnmatch.translate(text.replace("[", "[[]")))
 
 
 def matching(patterns: str | Iterable[str], names: Iterable[str]) -> list[str]:
