@@ -15,7 +15,7 @@ All little-endian. Nothing is decompressed before checksum and lengths have been
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,8 @@ from numpy.typing import NDArray
 
 VERSION = 1
 _MAGIC = b"mb"
+_FLOAT = np.dtype("<f4")
+_UNSIGNED = {size: np.dtype(f"<u{size}") for size in (1, 2, 4, 8)}
 _MASK = 0xFFFFFFFF
 _HEADER = struct.Struct("<2sBBI")
 _SIZES = struct.Struct("<III")
@@ -88,8 +90,7 @@ def pack(columns: Mapping[str, NDArray[Any]]) -> bytes:
             continue
         seen[name] = array
         if name in _SMALL:
-            for row in _rows(array):
-                stored = narrowed(row)
+            for stored in _narrowed_rows(_rows(array)):
                 small.append(stored.tobytes())
                 kind = _DTYPE_NUMBERS[stored.dtype]
                 described.append((number, dtype, kind, _JOINED, 1, len(small[-1])))
@@ -126,11 +127,34 @@ def _checked(name: str, array: NDArray[Any], n_ls: int) -> NDArray[Any]:
     return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
 
 
-def _rows(array: NDArray[Any]) -> list[NDArray[Any]]:
+def _rows(array: NDArray[Any]) -> NDArray[Any]:
     """Each quantity by itself: ``(n_ls, n)`` is stored as n rows of ``n_ls``."""
-    if array.ndim == 1:
-        return [array]
-    return [np.ascontiguousarray(row) for row in array.reshape(len(array), -1).T]
+    return np.ascontiguousarray(array.reshape(len(array), -1).T)
+
+
+def _narrowed_rows(rows: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """Rows of integers in the smallest dtype, the others as they are."""
+    with np.errstate(invalid="ignore"):
+        numbers = rows.astype(np.int64)
+        whole = (_bits(numbers.astype(rows.dtype)) == _bits(rows)).all(axis=1)
+    lows, highs = numbers.min(axis=1).tolist(), numbers.max(axis=1).tolist()
+    for row, is_whole, low, high in zip(rows, whole.tolist(), lows, highs, strict=True):
+        dtype = _integers(low, high) if is_whole else None
+        yield row if dtype is None or dtype.itemsize >= row.dtype.itemsize else row.astype(dtype)
+
+
+_LIMITS = tuple(
+    (np.iinfo(code).min, np.iinfo(code).max, np.dtype(code))
+    for code in ("u1", "i1", "<u2", "<i2", "<u4", "<i4")
+)
+
+
+def _integers(low: float, high: float) -> np.dtype[Any] | None:
+    """Smallest integer dtype of that range; None for NaN or a range that is too large."""
+    for least, most, dtype in _LIMITS:
+        if least <= low and high <= most:
+            return dtype
+    return None
 
 
 def _twin(array: NDArray[Any], seen: Mapping[str, NDArray[Any]]) -> str | None:
@@ -145,8 +169,11 @@ def _twin(array: NDArray[Any], seen: Mapping[str, NDArray[Any]]) -> str | None:
 
 
 def _same_bits(ours: NDArray[Any], theirs: NDArray[Any]) -> bool:
-    bits = np.dtype(f"<u{ours.dtype.itemsize}")
-    return bool(np.array_equal(ours.view(bits), theirs.view(bits)))
+    return bool((_bits(ours) == _bits(theirs)).all())
+
+
+def _bits(array: NDArray[Any]) -> NDArray[Any]:
+    return array.view(_UNSIGNED[array.dtype.itemsize])
 
 
 def narrowed(array: NDArray[Any]) -> NDArray[Any]:
@@ -174,15 +201,10 @@ def _narrower(array: NDArray[Any]) -> list[np.dtype[Any]]:
     """Smaller dtypes that may do: the one kind of integers that has the range, then floats."""
     if not array.size:
         return []
-    low, high = array.min(), array.max()  # NaN has no range
-    found = []
-    for dtype in (np.dtype(code) for code in ("u1 <u2 <u4" if low >= 0 else "i1 <i2 <i4").split()):
-        limits = np.iinfo(dtype)
-        if low >= limits.min and high <= limits.max:
-            found.append(dtype)
-            break
+    integers = _integers(array.min().item(), array.max().item())
+    found = [] if integers is None else [integers]
     if array.dtype.kind == "f":
-        found.append(np.dtype("<f4"))
+        found.append(_FLOAT)
     return [dtype for dtype in found if dtype.itemsize < array.dtype.itemsize]
 
 

@@ -16,6 +16,8 @@ from ml4ad.store.schema import MAX_NAME, metadata
 MODEL_STATES = ("training", "candidate", "active", "retired")
 #: What a person can say of lumisections; "seen" judges nothing.
 VERDICTS = ("good", "bad", "known", "not assessed", "seen")
+#: Where PostgreSQL tells of new incidents and verdicts, in JSON, to those who LISTEN.
+CHANNEL = "ml4ad"
 
 
 def _listed(values: tuple[str, ...]) -> str:
