@@ -156,12 +156,12 @@ class Assembler:
     def _cursor(self, group: _Group, i: int) -> Cursor:
         piece, columns = group.piece, group.columns
         shift = int(piece.origins[i] - piece.starts[i])
-        data = memoryview(piece.data)
+        data = piece.data.data
         return Cursor(data, int(columns.axes[i]), int(columns.axes_stop[i]), shift)
 
     def _title(self, group: _Group, i: int) -> str:
         columns = group.columns
-        return read_title(memoryview(group.piece.data)[columns.titles[i] : columns.titles_stop[i]])
+        return read_title(group.piece.data.data[columns.titles[i] : columns.titles_stop[i]])
 
     def _axes_of(self, group: _Group, i: int) -> tuple[RawAxis, ...]:
         columns = group.columns

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,11 @@ _NEW_CLASS = 0xFFFFFFFF
 _REFERENCED = 1 << 4
 # ROOT numbers the classes in a basket by position plus this, as 0 is the null pointer.
 _OFFSET = 2
+_WORD = struct.Struct(">I")
+_FRAME = struct.Struct(">IH")
+_OBJECT = struct.Struct(">HII")
+# fNbins, fXmin, fXmax, and the length of fXbins.
+_BINNING = struct.Struct(">iddi")
 
 
 @dataclass
@@ -41,27 +47,25 @@ class Cursor:
         self.at = before + n_bytes
         return before
 
-    def take(self, code: str) -> tuple[float, ...]:
-        """The next fields, as `struct` names them."""
-        form = struct.Struct(">" + code)
+    def take(self, form: struct.Struct) -> tuple[Any, ...]:
+        """The next fields."""
         return form.unpack_from(self.data, self.skip(form.size))
 
-    def integer(self, code: str = "I") -> int:
-        """The next field as an int."""
-        return int(self.take(code)[0])
+    def integer(self) -> int:
+        """The next field as an unsigned number of four bytes."""
+        return self.take(_WORD)[0]
 
     def frame(self) -> int:
         """End of the framed object that starts here; now at its first member."""
-        count = self.integer()
-        end = self.at + (count & ~_COUNTED)
-        if not count & _COUNTED or end > self.stop:
+        count, _ = self.take(_FRAME)
+        end = self.at - 2 + (count & ~_COUNTED)
+        if not count & _COUNTED or end > self.stop or end < self.at:
             raise ValueError("an axis has no frame or is longer than its entry")
-        self.skip(2)
         return end
 
     def text(self) -> str:
         """The next TString."""
-        length = self.integer("B")
+        length = self.data[self.skip(1)]
         if length == 255:
             length = self.integer()
         at = self.skip(length)
@@ -69,9 +73,9 @@ class Cursor:
 
     def object_bits(self) -> tuple[int, int]:
         """Unique number and bits of the TObject here."""
-        _, unique, bits = self.take("HII")
-        self.skip(2 if int(bits) & _REFERENCED else 0)
-        return int(unique), int(bits)
+        _, unique, bits = self.take(_OBJECT)
+        self.skip(2 if bits & _REFERENCED else 0)
+        return unique, bits
 
     def pointed(self) -> tuple[str, int] | None:
         """Class and end of the object that is pointed to, or None; now at its first byte."""
@@ -174,12 +178,10 @@ def _axis(cursor: Cursor, n_cells: int) -> RawAxis:
     name, title = cursor.text(), cursor.text()
     cursor.at = named_end
     cursor.at = cursor.frame()
-    n_bins = cursor.integer("i")
-    low, high = cursor.take("dd")
-    n_edges = cursor.integer("i")
+    n_bins, low, high, n_edges = cursor.take(_BINNING)
     if not 1 <= n_bins <= n_cells or n_edges not in (0, n_bins + 1):
         raise ValueError(f"an axis of {n_bins} bins with {n_edges} edges")
-    edges = cursor.take(f"{n_edges}d")
+    edges = cursor.take(struct.Struct(f">{n_edges}d")) if n_edges else ()
     cursor.skip(4 + 4 + 2 + 1)
     cursor.text()
     labels: dict[int, str] = {}
@@ -189,7 +191,7 @@ def _axis(cursor: Cursor, n_cells: int) -> RawAxis:
     cursor.at = end
     named = {n: text for n, text in labels.items() if 1 <= n <= n_bins}
     texts = tuple(named.get(n, "") for n in range(1, n_bins + 1)) if named else ()
-    return RawAxis(n_bins, float(low), float(high), tuple(edges), title, name, texts)
+    return RawAxis(n_bins, low, high, edges, title, name, texts)
 
 
 def _labels(cursor: Cursor) -> dict[int, str]:
@@ -198,7 +200,7 @@ def _labels(cursor: Cursor) -> dict[int, str]:
     cursor.object_bits()
     cursor.text()
     labels = {}
-    for _ in range(cursor.integer("i")):
+    for _ in range(cursor.integer()):
         pointed = cursor.pointed()
         if pointed is not None:
             name, end = pointed

@@ -41,7 +41,7 @@ class Loss:
 
 @dataclass(frozen=True)
 class Piece:
-    """Entries of a branch: entry ``i`` is ``data[starts[i]:stops[i]]`` and has number ``numbers[i]``.
+    """Entries of a branch: number ``numbers[i]`` is ``data[starts[i]:stops[i]]``.
 
     ``origins`` is the position of each entry from which ROOT counts its class references: that of
     the entry in its basket, key included.
@@ -68,7 +68,7 @@ class Piece:
 
     def compact(self) -> Piece:
         """The same entries upon no more bytes than they need."""
-        view = memoryview(self.data)
+        view = self.data.data
         spans = zip(self.starts.tolist(), self.stops.tolist(), strict=True)
         data = np.frombuffer(b"".join([view[a:b] for a, b in spans]), dtype=np.uint8)
         stops = np.cumsum(self.stops - self.starts)

@@ -58,10 +58,10 @@ def flush(
         filled.contents = filled.contents.copy()
         filled.entries = np.array(filled.entries)
         filled.statistics = np.array(filled.statistics)
-    if fills and version >= 8 and filled.sumw2 is None:
+    weighted = any((table[:, 0] != 1).any() for table in fills.values())
+    if weighted and version >= 8 and filled.sumw2 is None:
         # ROOT 6 begins to sum squares with the first weight other than 1.
-        if any((table[:, 0] != 1).any() for table in fills.values()):
-            filled.sumw2 = filled.contents.astype(np.float64)
+        filled.sumw2 = filled.contents.astype(np.float64)
     for row, table in fills.items():
         if is_profile(kind):
             _fill_profile(axes, filled, row, table, value_range)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import lzma
 import zlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from isal import isal_zlib
@@ -57,7 +58,7 @@ _ALGORITHMS: dict[bytes, Callable[[memoryview, int], bytes]] = {
 }
 
 
-def _errors() -> tuple[type[Exception], ...]:
+def _errors() -> tuple[Any, ...]:
     """Exceptions of the libraries that are no ValueError."""
     import lz4.block
     import zstandard

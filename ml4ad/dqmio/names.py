@@ -103,7 +103,8 @@ _KINDS = r"(?:backfill/\d+/)?(?:data|express|hidata|hiexpress|mc|relval|t0stream
 _LFN = re.compile(rf"(?:^|/)store/{_KINDS}/([^/]+)/([^/]+)/([A-Z][A-Z0-9-]+)/([^/]+-v\d+)/")
 # The same with each / as _; a processing may itself hold _, a primary dataset does not.
 _FLAT = re.compile(
-    rf"(?:^|[/_])store_{_KINDS.replace('/', '_')}_([^/_]+)_([^/_]+)_([A-Z][A-Z0-9-]+)_([^/]+?-v\d+)_"
+    rf"(?:^|[/_])store_{_KINDS.replace('/', '_')}"
+    r"_([^/_]+)_([^/_]+)_([A-Z][A-Z0-9-]+)_([^/]+?-v\d+)_"
 )
 # .../<user>/<primary>/<tag>/<yymmdd_hhmmss>/<0000>/<file>, as CRAB writes.
 _CRAB = re.compile(

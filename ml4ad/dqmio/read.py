@@ -12,14 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ml4ad.dqmio.assemble import Assembler, Origin
 from ml4ad.dqmio.axes import decoded
-from ml4ad.dqmio.baskets import Branch, Ints, Loss
+from ml4ad.dqmio.baskets import Branch, Ints, Loss, Piece
 from ml4ad.dqmio.names import Pattern, dataset_from_path, matcher
 from ml4ad.dqmio.source import CorruptFileError, NotDQMIOError, Source
 from ml4ad.stack import KINDS, HistogramStack, LsSelection, as_ls_mask
@@ -45,6 +45,7 @@ _INDEX = {
     "LastIndex": ">u8",
 }
 _NAME_BYTES = 1 << 24
+_T = TypeVar("_T")
 _SMALLEST = 64
 # No tree packs more entries into a byte of its file than this.
 _DENSEST = 16
@@ -391,16 +392,22 @@ class DQMIOFile:
         lose: Any,
         n_bytes: int,
     ) -> Iterator[HistogramStack]:
-        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        # Two pieces exist at a time, beside the arrays that are made of one.
+        n_piece = n_bytes // 3
+
+        def pieces() -> Iterator[tuple[Assembler, Piece]]:
             for kind in kinds:
                 chosen = self._chosen(kind, is_meant, run_number, ls_numbers, lose)
                 if chosen is None:
                     continue
                 branch = self._branch(f"{kind}s", "Value")
                 assembler = Assembler(self._origin(kind, branch, lose), lose)
-                # Half for the bytes, the rest for the arrays made of them and what is in flight.
-                for piece in branch.pieces(chosen, n_bytes // 2, pool, lose):
-                    yield from assembler.stacks(piece)
+                for piece in branch.pieces(chosen, n_piece, pool, lose):
+                    yield assembler, piece
+
+        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+            for assembler, piece in _ahead(pieces()):
+                yield from assembler.stacks(piece)
 
     def _chosen(
         self,
@@ -415,7 +422,7 @@ class DQMIOFile:
             return None
         names, _ = self._names_of(kind)
         codes, runs, found = self._places(kind)
-        self._tell_lost_names(kind, codes, lose)
+        self._tell_lost_names(kind, lose)
         meant = np.array([is_meant(name) for name in names], dtype=bool)
         chosen = codes >= 0
         chosen[chosen] = meant[codes[chosen]]
@@ -425,7 +432,7 @@ class DQMIOFile:
             chosen &= as_ls_mask(found, ls_numbers)
         return chosen if chosen.any() else None
 
-    def _tell_lost_names(self, kind: str, codes: Ints, lose: Any) -> None:
+    def _tell_lost_names(self, kind: str, lose: Any) -> None:
         """Report entries that Indices tells and that have no readable name."""
         for loss in self.losses:
             if loss.tree == f"{kind}s" and loss.reason.startswith("FullName"):
@@ -508,6 +515,15 @@ def open(  # noqa: A001 (ml4ad.dqmio.open is what people read)
     OSError; ImportError if the URL needs a package that is not here.
     """
     return DQMIOFile(path, dataset, storage_options)
+
+
+def _ahead(items: Iterator[_T]) -> Iterator[_T]:
+    """The same items, each made in another thread while the one before is worked on."""
+    with ThreadPoolExecutor(1) as maker:
+        coming = maker.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = maker.submit(next, items, None)
+            yield item
 
 
 def _listed(numbers: int | Iterable[int]) -> list[int]:

@@ -39,7 +39,7 @@ class Source:
         # Opening a pipe would wait for its other end, for ever.
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
             raise OSError(f"{self.path}: not a file")
-        self._handle = Path(self.path).open("rb", buffering=0)
+        self._handle = Path(self.path).open("rb", buffering=0)  # noqa: SIM115 (closed by close)
         self.size = os.fstat(self._handle.fileno()).st_size
 
     def _open_remote(self, protocol: str, options: dict[str, Any]) -> None:
