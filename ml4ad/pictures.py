@@ -302,11 +302,10 @@ def _axis_texts(ax: Axes, axis: Axis, which: str) -> None:
 
 
 def _head(ax: Axes, heading: str) -> None:
-    import textwrap
-
-    lines = [line for text in heading.split("\n") for line in textwrap.wrap(text, 58) or [""]]
     # "$" in an element's name is not mathematics.
-    ax.set_title("\n".join(lines).replace("$", r"\$"), fontsize=15, loc="left")
+    lines = heading.replace("$", r"\$").split("\n")
+    longest = max(map(len, lines))
+    ax.set_title("\n".join(lines), fontsize=min(15.0, max(6.0, 900 / (longest + 1))), loc="left")
     ax.set_title("CMS", fontsize=22, weight="bold", loc="right")
 
 
