@@ -1,3 +1,4 @@
+import json
 import os
 import tracemalloc
 from pathlib import Path
@@ -100,7 +101,17 @@ def written(tmp_path_factory, all_stacks):
     return path
 
 
-READERS = {"uproot": read_with_uproot, "JSROOT": read_with_jsroot}
+def read_with_ours(path):
+    with dqmio.open(path) as file:
+        found = expected(file.stacks(), file.scalars())
+        assert (
+            len(found)
+            == (file.index["last"] - file.index["first"] + 1)[file.index["kind"] != ""].sum()
+        )
+        return found
+
+
+READERS = {"ours": read_with_ours, "uproot": read_with_uproot, "JSROOT": read_with_jsroot}
 readers = pytest.mark.parametrize("reader", list(READERS))
 
 
@@ -353,6 +364,80 @@ def test_a_file_that_appears_meanwhile_is_kept(tmp_path):
         out.close()
     assert [p.name for p in tmp_path.iterdir()] == ["file.root"]
     assert path.read_text() == "theirs"
+
+
+# -- what ROOT wrote, written again ----------------------------------------------------------------
+
+SHARED = Path(__file__).parents[1].parent / "shared" / "data" / "dqmio"
+
+
+def truth_of(path):
+    lines = path.with_name(path.stem + ".truth.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def of_root(path):
+    if not path.exists():
+        pytest.skip(f"{path.name} is not here")
+    return path
+
+
+@pytest.fixture(params=[SMALL14, SHARED / "real.root"], ids=lambda path: path.stem)
+def again(request, tmp_path):
+    """A file of ROOT, and what we write of what we read of it."""
+    source, path = of_root(request.param), tmp_path / "again.root"
+    with dqmio.open(source) as file:
+        dqmio.write(
+            path,
+            file.stacks(),
+            scalars=file.scalars(),
+            lumisections=file.index.drop_duplicates(["run_number", "ls_number"]),
+            release=file.release,
+            guid=file.guid or None,
+        )
+    return source, path
+
+
+@readers
+def test_a_file_of_root_is_written_again_with_the_same_contents(again, reader):
+    source, path = again
+    assert_same(READERS[reader](path), read_with_ours(source))
+    with dqmio.open(source) as theirs, dqmio.open(path) as ours:
+        assert ours.release == theirs.release
+        assert ours.guid == theirs.guid or not theirs.guid
+        pd.testing.assert_frame_equal(ours.lumisections, theirs.lumisections)
+        columns = ["run_number", "ls_number", "kind", "begin_time", "end_time"]
+        frames = [file.index.sort_values(columns[:3])[columns] for file in (ours, theirs)]
+        pd.testing.assert_frame_equal(*(frame.reset_index(drop=True) for frame in frames))
+
+
+def test_what_is_written_again_is_what_root_says(again):
+    source, path = again
+    found, before = read_with_uproot(path), read_with_uproot(source)
+    assert found.keys() == before.keys()
+    compared = 0
+    for row in truth_of(source):
+        if "index" in row or row.get("buffered"):
+            continue
+        key = row["fullname"], row["run"], row["lumi"]
+        mine = found[key]
+        assert_same({key: mine}, {key: before[key]})
+        if "value" in row:
+            assert_same({"value": mine[1]}, {"value": row["value"]})
+            continue
+        wanted = {"cells": row["raw"], "entries": row["entries"]}
+        wanted |= {"class": row["class"], "title": row["title"], "flags": row["flags"]}
+        wanted["axes"] = [
+            [x["n"], x["min"], x["max"], x.get("xbins", []), x["title"], x.get("labels", {})]
+            for x in (row[letter] for letter in "xyz"[: row["dim"]])
+        ]
+        wanted |= {name: row[key] for name, key in TRUTH_ARRAYS.items() if key in row}
+        assert_same({name: mine[name] for name in wanted}, wanted)
+        compared += 1
+    assert compared >= 55
+
+
+TRUTH_ARRAYS = {"fSumw2": "sumw2", "fBinEntries": "binentries"}
 
 
 # -- refusals --------------------------------------------------------------------------------------

@@ -14,7 +14,6 @@ from ml4ad import dqmio
 from ml4ad.dqmio.names import Pattern
 from ml4ad.stack import HistogramStack, Ints, LsSelection, as_ls_mask
 
-
 if TYPE_CHECKING:
     import pandas as pd
 
