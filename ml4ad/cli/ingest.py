@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
+    from ml4ad.archive import Archive
     from ml4ad.ingest import Found, Ingested
 
 _PATHS = click.argument("paths", nargs=-1, type=click.Path())
@@ -20,7 +23,7 @@ _ERA = click.option("--era", help="Era of the files, where dataset and path do n
 @click.argument("paths", nargs=-1, required=True, type=click.Path())
 @_DATASET
 @_ERA
-def index(paths: tuple[str, ...], dataset: str | None, era: str | None) -> int:
+def index(paths: tuple[str, ...], dataset: str | None, era: str | None) -> None:
     """Note which DQMIO files there are, without reading their histograms.
 
     PATHS are files, folders (all *.root below), globs or URLs. Known files are recognised, also
@@ -45,7 +48,31 @@ def index(paths: tuple[str, ...], dataset: str | None, era: str | None) -> int:
     if listed:
         table(pd.DataFrame([[getattr(f, c) for c in columns] for f in listed], columns=columns))
     _summary([f.outcome for f in found])
-    return int(any(f.outcome in ("bad", "failed") for f in found))
+    if any(f.outcome in ("bad", "failed") for f in found):
+        click.get_current_context().exit(1)
+
+
+def _workers(command: Any) -> Any:
+    """Options that say who does the work."""
+    options = (
+        click.option(
+            "--workers", type=click.IntRange(1), help="Local worker processes; default: here."
+        ),
+        click.option(
+            "--scheduler", metavar="URL", help="A running Dask scheduler, tcp://host:8786."
+        ),
+        click.option("--cluster", metavar="NAME", help="A Dask cluster of the settings file."),
+        click.option(
+            "--attempts",
+            type=click.IntRange(1),
+            default=3,
+            show_default=True,
+            help="How often workers try a file that fails for a passing reason.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
 
 
 @click.command(name="ingest")
@@ -56,13 +83,15 @@ def index(paths: tuple[str, ...], dataset: str | None, era: str | None) -> int:
 @click.option(
     "--memory-mb", type=click.IntRange(1), help="Contents held in memory at a time, in MB."
 )
+@_workers
 def ingest(
     paths: tuple[str, ...],
     dataset: str | None,
     era: str | None,
     replace: bool,
     memory_mb: int | None,
-) -> int:
+    **who: Any,
+) -> None:
     """Take DQMIO files into the archive; without PATHS, all that were indexed and wait.
 
     One file is stored whole or not at all, and what is stored already is left alone: run it again
@@ -72,7 +101,8 @@ def ingest(
     Examples:
       ml4ad ingest /eos/cms/store/data/Run2024F
       ml4ad ingest file.root --dataset /ZeroBias/Run2024F-PromptReco-v1/DQMIO
-      ml4ad ingest
+      ml4ad ingest --workers 4
+      ml4ad ingest --scheduler tcp://farm:8786
     """
     import pandas as pd
 
@@ -95,17 +125,90 @@ def ingest(
                     file_ids.append(each.file_id)
         queued = ingestion.enqueue(archive, file_ids, replace=replace)
         others = sorted(set(file_ids or ()) - set(queued))
-        for file_id in bars.track(queued, description="ingesting"):
-            done.append(
-                ingestion.ingest_file(archive.url, file_id, memory_mb=memory_mb, replace=replace)
-            )
+        with _taking(archive, memory_mb=memory_mb, replace=replace, **who) as take:
+            done.extend(bars.track(take(queued), total=len(queued), description="ingesting"))
         done.extend(ingestion.as_it_is(archive, file_id) for file_id in others)
     columns = ["state", "path", "n_ls", "n_refused", "n_histograms", "seconds", "reason"]
     if done:
         rows: list[list[Any]] = [[getattr(d, c) for c in columns] for d in done]
         table(pd.DataFrame(rows, columns=columns))
     _summary([d.state for d in done])
-    return int(any(d.state in ("FAILED", "BAD") for d in done))
+    if any(d.state in ("FAILED", "BAD") for d in done):
+        click.get_current_context().exit(1)
+
+
+@contextmanager
+def _taking(
+    archive: Archive,
+    *,
+    workers: int | None,
+    scheduler: str | None,
+    cluster: str | None,
+    attempts: int,
+    **options: Any,
+) -> Iterator[Callable[[Iterable[int]], Iterator[Ingested]]]:
+    """Function that takes files in, one after the other here, or on Dask workers."""
+    from ml4ad import ingest, settings
+    from ml4ad.cluster import client
+
+    if scheduler is not None and cluster is not None:
+        raise click.UsageError("--scheduler and --cluster: want one of them")
+    if not (workers or scheduler or cluster):
+        yield lambda file_ids: (
+            ingest.ingest_file(archive.url, file_id, **options) for file_id in file_ids
+        )
+        return
+    dask = client(settings.load(), workers=workers, scheduler=scheduler, name=cluster)
+    with dask as connected:
+        yield lambda file_ids: ingest.ingest_parallel(
+            archive, connected, file_ids, attempts=attempts, **options
+        )
+
+
+@click.command()
+@click.argument("paths", nargs=-1, required=True, type=click.Path())
+@_DATASET
+@_ERA
+@click.option("--quiet", default=5.0, show_default=True, help="Seconds a file must not change.")
+@click.option("--every", default=2.0, show_default=True, help="Seconds between two looks.")
+@click.option("--for", "lasting", type=float, help="Seconds to go on for; default: until Ctrl-C.")
+@_workers
+def watch(
+    paths: tuple[str, ...],
+    dataset: str | None,
+    era: str | None,
+    quiet: float,
+    every: float,
+    lasting: float | None,
+    **who: Any,
+) -> None:
+    """Take new DQMIO files in as they arrive below PATHS, once they have stopped growing.
+
+    Of several that watch the same PATHS one works and the others stand by. A line per file.
+
+    \b
+    Example:
+      ml4ad watch /eos/cms/store/data/Run2024F --workers 2
+    """
+    import time
+
+    from ml4ad import connect
+    from ml4ad.cli.show import lines
+    from ml4ad.ingest import watch as watch_paths
+
+    end = None if lasting is None else time.monotonic() + lasting
+    with connect() as archive, _taking(archive, memory_mb=None, replace=False, **who) as take:
+        arriving = watch_paths(
+            *(archive, paths, take),
+            dataset=dataset,
+            era=era,
+            quiet_s=quiet,
+            every_s=every,
+            going=lambda: end is None or time.monotonic() < end,
+        )
+        for each in arriving:
+            outcome = getattr(each, "outcome", None) or getattr(each, "state", "")
+            click.echo(lines([outcome, each.path, each.reason]))
 
 
 @click.command()

@@ -3,10 +3,13 @@
 from ml4ad.ingest.catalogue import Found, index
 from ml4ad.ingest.find import Location, locations
 from ml4ad.ingest.forget import forget_dataset, forget_file, known_path
+from ml4ad.ingest.parallel import ingest_parallel
 from ml4ad.ingest.queue import enqueue, errors, ingest, release_orphans, states
 from ml4ad.ingest.take import Ingested, as_it_is, ingest_file
+from ml4ad.ingest.watch import Arrivals, watch
 
 __all__ = [
+    "Arrivals",
     "Found",
     "Ingested",
     "Location",
@@ -18,8 +21,10 @@ __all__ = [
     "index",
     "ingest",
     "ingest_file",
+    "ingest_parallel",
     "known_path",
     "locations",
     "release_orphans",
     "states",
+    "watch",
 ]
