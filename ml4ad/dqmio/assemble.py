@@ -69,6 +69,8 @@ class Assembler:
             kept[twice] = False
             yield from self.stacks(piece.select(kept))
             return
+        # What was filled for the whole run is a stack of its own.
+        same &= (ls_numbers[1:] == 0) == (ls_numbers[:-1] == 0)
         flags = origin.flags[piece.numbers]
         group = _Group(piece, columns, ls_numbers, flags, _facts(columns, flags))
         differs = same & ~_alike(group, same)

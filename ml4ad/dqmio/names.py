@@ -21,6 +21,11 @@ def prefix(text: str) -> re.Pattern[str]:
     return re.compile(r"\A" + re.escape(text))
 
 
+def literal(text: str) -> re.Pattern[str]:
+    """Pattern of the one name ``text``, whatever characters it holds."""
+    return re.compile(r"\A" + re.escape(text) + r"\Z")
+
+
 def matcher(pattern: Pattern) -> Callable[[str], bool]:
     """Test whether a name is meant by ``pattern``.
 

@@ -290,15 +290,15 @@ class DQMIOFile:
         """Every element and kind: in how many lumisections (``n_ls``), and if also per run."""
         import pandas as pd
 
-        tables = []
+        rows = []
         for kind in TYPES:
             names, _ = self._names_of(kind)
             codes, _, ls_numbers = self._places(kind)
             per_run = np.bincount(codes[(codes >= 0) & (ls_numbers == 0)], minlength=len(names)) > 0
             n_ls = np.bincount(codes[(codes >= 0) & (ls_numbers > 0)], minlength=len(names))
-            table = pd.DataFrame({"me": names, "kind": kind, "n_ls": n_ls, "per_run": per_run})
-            tables.append(table[table.per_run | (table.n_ls > 0)])
-        return pd.concat(tables, ignore_index=True)
+            told = zip(names, n_ls.tolist(), per_run.tolist(), strict=True)
+            rows += [(name, kind, n, whole) for name, n, whole in told if n or whole]
+        return pd.DataFrame(rows, columns=["me", "kind", "n_ls", "per_run"])
 
     @cached_property
     def release(self) -> str:
