@@ -85,6 +85,9 @@ def skim(
             writer.write(stacks, scalars=scalars, lumisections=times.loc[keys].reset_index())
             count = counted.setdefault(keys[0][0], _Count())
             count.add(stacks, scalars, keys)
+            # Freed before the next part is read, which the generator would not do.
+            parts.clear()
+            del stacks, scalars
             done += len(keys)
             if progress is not None:
                 progress(done, len(times))
@@ -206,10 +209,11 @@ def _chunks(
                 stacks = list(file.stacks(me=me, run_number=run_number, ls_numbers=some))
                 here = (values["run_number"] == run_number) & values["ls_number"].isin(some)
                 parts.append((stacks, values[here]))
-            yield some, parts
-            size = sum(stack.nbytes for stacks, _ in parts for stack in stacks)
             if some[0] != 0:
-                step = max(1, int(memory_mb * 1e6 * len(some) / max(size, 1)))
+                # Half for the contents, the rest for the bytes that they are read from.
+                size = sum(stack.nbytes for stacks, _ in parts for stack in stacks)
+                step = max(1, int(memory_mb * 5e5 * len(some) / max(size, 1)))
+            yield some, parts
 
 
 def _merged(parts: Sequence[_Part]) -> _Part:
