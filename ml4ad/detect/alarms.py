@@ -1,0 +1,220 @@
+"""INCIDENTS: what alarms together, in words, kept with a number that people can refer to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import sqlalchemy as sa
+
+from ml4ad.conditions.query import Runs, among
+from ml4ad.detect import registry
+from ml4ad.detect.base import Explanation
+from ml4ad.detect.episodes import Episode, find
+from ml4ad.detect.registry import ModelLike
+from ml4ad.detect.scored import ScoreMap, dataset_number, me_names, models_or_active, score_map
+from ml4ad.detect.spread import FAILURES
+from ml4ad.detect.train import element_stacks, numbers_of
+from ml4ad.store import schema, scoring
+
+if TYPE_CHECKING:
+    from ml4ad.archive import Archive
+
+_INCIDENT = scoring.incident
+
+# First half of the keys of advisory locks; the second is of the run.
+_RUN_LOCK = 0x6D6C3412
+#: Of more incidents in a run the clearest are explained; more than that nobody reads.
+MOST_EXPLAINED = 50
+
+
+def refresh(archive: Archive, model: ModelLike, dataset: str, run_number: int) -> int:
+    """Find the incidents of a run anew from its stored scores; how many there are.
+
+    One that was there before, and shares an element and a lumisection, keeps its number. Doing it
+    again changes nothing.
+    """
+    scored = score_map(archive, model, dataset, run_number)
+    episodes = find(scored.log_p, scored.ls_numbers, scored.log_alpha)
+    where = sa.and_(
+        _INCIDENT.c.model_id == scored.model.model_id,
+        _INCIDENT.c.run_number == run_number,
+    )
+    with archive.engine.begin() as connection:
+        number = dataset_number(connection, dataset)
+        key = sa.func.hashtext(f"{scored.model.model_id} {number} {run_number}")
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_RUN_LOCK, key)))
+        where &= _INCIDENT.c.dataset_id == number
+        before = {row["incident_id"]: row for row in connection.execute(
+            sa.select(_INCIDENT).where(where).order_by(_INCIDENT.c.incident_id)
+        ).mappings()}  # fmt: skip
+        kept: set[int] = set()
+        for rank, episode in enumerate(episodes):
+            row = _row(archive, scored, episode, before, explained=rank < MOST_EXPLAINED)
+            old = _same(row, before, kept)
+            if old is None:
+                row |= {"model_id": scored.model.model_id, "dataset_id": number}
+                row |= {"run_number": run_number}
+                connection.execute(sa.insert(_INCIDENT).values(row))
+                continue
+            kept.add(old)
+            connection.execute(
+                sa.update(_INCIDENT).where(_INCIDENT.c.incident_id == old).values(row)
+            )
+        gone = [incident_id for incident_id in before if incident_id not in kept]
+        connection.execute(sa.delete(_INCIDENT).where(_INCIDENT.c.incident_id.in_(gone)))
+        notify(
+            connection,
+            what="incidents",
+            model=str(scored.model),
+            dataset=dataset,
+            run_number=run_number,
+            n_incidents=len(episodes),
+        )
+    return len(episodes)
+
+
+def notify(connection: sa.Connection, **said: Any) -> None:
+    """Tell whoever listens, when this transaction is committed: see ``scoring.CHANNEL``."""
+    connection.execute(sa.select(sa.func.pg_notify(scoring.CHANNEL, json.dumps(said))))
+
+
+def _same(
+    row: Mapping[str, Any], before: Mapping[int, Mapping[Any, Any]], kept: set[int]
+) -> int | None:
+    for incident_id, old in before.items():
+        overlaps = old["first_ls"] <= row["last_ls"] and row["first_ls"] <= old["last_ls"]
+        if incident_id not in kept and overlaps and set(old["me_ids"]) & set(row["me_ids"]):
+            return incident_id
+    return None
+
+
+def _row(
+    archive: Archive,
+    scored: ScoreMap,
+    episode: Episode,
+    before: Mapping[int, Mapping[Any, Any]],
+    *,
+    explained: bool,
+) -> dict[str, Any]:
+    lead, peak = episode.rows[0], episode.peak
+    me_id, peak_ls = scored.me_ids[lead], int(scored.ls_numbers[peak])
+    row = {
+        "first_ls": int(scored.ls_numbers[episode.first]),
+        "last_ls": int(scored.ls_numbers[episode.last]),
+        "open": episode.open,
+        "n_flagged": episode.n_flagged,
+        "me_id": me_id,
+        "me_ids": [scored.me_ids[i] for i in episode.rows],
+        "peak_ls": peak_ls,
+        "score": float(scored.scores[lead, peak]),
+        "log_p": float(scored.log_p[lead, peak]),
+    }
+    for old in before.values():
+        if all(old[name] == row[name] for name in ("me_id", "peak_ls", "score")):
+            return row | {name: old[name] for name in _EXPLAINED}
+    why = explain(archive, scored, scored.mes[lead], peak_ls) if explained else None
+    return row | _words(scored, episode, why)
+
+
+_EXPLAINED = (*("direction", "strength", "observed", "expected", "place", "reference", "sentence"),)
+
+
+def explain(archive: Archive, scored: ScoreMap, me: str, ls_number: int) -> Explanation | None:
+    """The detector's reason for a score; None where it can give none any more."""
+    try:
+        fitted = registry.fitted(archive, scored.model.model_id, me)
+        conditions = numbers_of(archive, [scored.run_number])
+        for stack in element_stacks(archive, me, scored.dataset, scored.run_number):
+            if ls_number in stack.ls_numbers:
+                return fitted.detector.explain(stack, ls_number, conditions)
+    except FAILURES:
+        # A detector without reasons, or a model whose bytes are gone, leaves the alarm standing.
+        return None
+    return None
+
+
+def _words(scored: ScoreMap, episode: Episode, why: Explanation | None) -> dict[str, Any]:
+    lead = episode.rows[0]
+    if why is None or why.place is None:
+        name = scored.mes[lead].rsplit("/", 1)[-1]
+        first, last = (int(scored.ls_numbers[at]) for at in (episode.first, episode.last))
+        span = f"in LS {first}" if first == last else f"in LS {first} to {last}"
+        sentence = f"{name}: unlike all known-good lumisections {span}"
+    else:
+        sentence = why.sentence
+    if len(episode.rows) > 1:
+        sentence += f"; and {len(episode.rows) - 1} more elements"
+    place: dict[str, Any] = {}
+    if why is not None and why.place is not None:
+        place = {
+            "bins": why.place.bins,
+            "ranges": why.place.ranges,
+            "titles": why.place.titles,
+        }
+    numbers = {
+        name: None if why is None or place == {} else getattr(why, name)
+        for name in ("strength", "observed", "expected")
+    }
+    lumisections = () if why is None or why.reference is None else why.reference.lumisections
+    return {
+        "direction": "" if why is None else why.direction,
+        **{name: None if n is None or not np.isfinite(n) else n for name, n in numbers.items()},
+        "place": registry.jsonable(place),
+        "reference": registry.jsonable(lumisections),
+        "sentence": sentence,
+    }
+
+
+def incidents(
+    archive: Archive,
+    run_number: Runs = None,
+    *,
+    dataset: str | None = None,
+    model: ModelLike | Sequence[ModelLike] | None = None,
+    me: str | None = None,
+) -> pd.DataFrame:
+    """Incidents of runs, the clearest of each run first; ``model`` None is all active ones.
+
+    ``me`` is the full name of an element that shows it. Columns: incident_id, model, dataset,
+    run_number, first_ls, last_ls, open (not over at the run's last lumisection), n_elements,
+    n_flagged, me (that shows it most clearly), mes (all), peak_ls, score, log_p, direction,
+    strength, observed, expected, place, reference, sentence, found_at. Raises KeyError for a model,
+    dataset or element that is not there.
+    """
+    chosen = {one.model_id: str(one) for one in models_or_active(archive, model)}
+    query = (
+        sa.select(_INCIDENT, schema.dataset.c.dataset)
+        .join(schema.dataset, schema.dataset.c.dataset_id == _INCIDENT.c.dataset_id)
+        .where(_INCIDENT.c.model_id.in_(list(chosen)))
+        .where(among(_INCIDENT.c.run_number, run_number))
+        .order_by(schema.dataset.c.dataset, _INCIDENT.c.run_number, _INCIDENT.c.log_p)
+    )
+    if me is not None:
+        number = registry.me_ids(archive, [me])[me]
+        query = query.where(_INCIDENT.c.me_ids.any(number))
+    with archive.engine.connect() as connection:
+        if dataset is not None:
+            query = query.where(_INCIDENT.c.dataset_id == dataset_number(connection, dataset))
+        rows = connection.execute(query).mappings().all()
+        names = me_names(connection, {me_id for row in rows for me_id in row["me_ids"]})
+    listed = [
+        {
+            "incident_id": row["incident_id"],
+            "model": chosen[row["model_id"]],
+            "dataset": row["dataset"],
+            **{name: row[name] for name in ("run_number", "first_ls", "last_ls", "open")},
+            "n_elements": len(row["me_ids"]),
+            "n_flagged": row["n_flagged"],
+            "me": names[row["me_id"]],
+            "mes": [names[me_id] for me_id in row["me_ids"]],
+            **{name: row[name] for name in ("peak_ls", "score", "log_p", *_EXPLAINED, "found_at")},
+        }
+        for row in rows
+    ]
+    columns = ["incident_id", "model", "dataset", "run_number", "first_ls", "last_ls", "open"]
+    columns += ["n_elements", "n_flagged", "me", "mes", "peak_ls", "score", "log_p"]
+    return pd.DataFrame(listed, columns=[*columns, *_EXPLAINED, "found_at"])
