@@ -340,6 +340,21 @@ def test_a_dead_module_shows_in_all_that_hangs_on_it():
     assert after.sum() == 0
 
 
+def test_a_swap_in_a_campaign_exchanges_what_the_truth_says():
+    made = campaign(Fault.parse("kind=swap,me=*EBOT digi*,ls=20-29,x=1:10,y=0:20,x_to=101"), runs=1)
+    (effect,) = made.effects
+    assert effect.to_dict()["bins"] == [[[1, 2], [18, 21]], [[21, 22], [18, 21]]]
+    good, bad = (
+        made.stack(made.runs[0].run_number, "*EBOT digi*", with_faults=faults)
+        .select([[20, 29]])
+        .values()
+        for faults in (False, True)
+    )
+    assert np.array_equal(bad[:, 0:2, 17:21], good[:, 20:22, 17:21])
+    assert np.array_equal(bad[:, 20:22, 17:21], good[:, 0:2, 17:21])
+    assert np.array_equal(bad.sum(axis=(1, 2)), good.sum(axis=(1, 2)))
+
+
 def test_a_missing_element_is_missing():
     made = campaign(Fault("missing_element", "*charge_PXLayer_1", first_ls=10, n_ls=25), runs=1)
     stack = made.stack(made.runs[0].run_number, "*charge_PXLayer_1")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ml4ad.simulate.elements import PRESETS, Element, elements, matching, pattern
-from ml4ad.simulate.faults import FAULTS, Fault, Mask, boxes, inject, place
+from ml4ad.simulate.faults import FAULTS, Fault, Mask, boxes, inject, partners, place
 from ml4ad.simulate.lhc import DETECTOR_FLAGS, Run, check_seed, conditions, plan_runs, stream
 from ml4ad.simulate.sample import (
     BLOCK_LS,
@@ -39,7 +39,7 @@ class Effect:
     """What a fault does to one element of one run and dataset.
 
     ``number`` is the fault's, from 1; ``where`` are the cells (without flow) and ``share`` the part
-    of the entries that is concerned.
+    of the entries that is concerned; ``swapped`` are the cells at the other end of a swap.
     """
 
     number: int
@@ -50,10 +50,12 @@ class Effect:
     last_ls: int
     where: Mask
     share: float
+    swapped: Mask | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As it stands in ``truth.json``."""
         fault = self.fault
+        hit = self.where if self.swapped is None else self.where | self.swapped
         return {
             "fault": self.number,
             "kind": fault.kind,
@@ -64,7 +66,7 @@ class Effect:
             "strength": fault.size,
             "share": self.share,
             "sign": fault.sign,
-            "bins": boxes(self.where),
+            "bins": boxes(hit),
             "module": fault.module,
         }
 
@@ -82,8 +84,6 @@ class Campaign:
     elements: tuple[Element, ...]
     datasets: tuple[str, ...] = ("ZeroBias/PromptReco-v1",)
     faults: tuple[Fault, ...] = ()
-    #: (run number, dataset) where a run is not in every dataset; otherwise it is.
-    absent: frozenset[tuple[int, str]] = field(default_factory=frozenset)
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
@@ -120,12 +120,7 @@ class Campaign:
 
     def deliveries(self) -> list[tuple[Run, str]]:
         """Every run with the full name of every dataset it is in."""
-        return [
-            (run, self.dataset(run, text))
-            for run in self.runs
-            for text in self.datasets
-            if (run.run_number, text) not in self.absent
-        ]
+        return [(run, self.dataset(run, text)) for run in self.runs for text in self.datasets]
 
     def conditions(self, run_number: int | None = None) -> pd.DataFrame:
         """Conditions of each lumisection of a run, or of all: see `lhc.conditions`."""
@@ -181,7 +176,17 @@ class Campaign:
             for element, where, share in self._hit(fault, targets, run):
                 if element.per_run:
                     share *= self._part_of_run(element, run, fault.first_ls, last)
-                yield Effect(number, fault, element.me, run.run_number, dataset, last, where, share)
+                yield Effect(
+                    number,
+                    fault,
+                    element.me,
+                    run.run_number,
+                    dataset,
+                    last,
+                    where,
+                    share,
+                    _swapped(fault, where, element),
+                )
 
     def _hit(
         self, fault: Fault, targets: Sequence[Element], run: Run
@@ -385,6 +390,15 @@ def _can_have(fault: Fault, element: Element) -> bool:
     return len(element.axes) in kind.axes and (kind.profiles or not profile)
 
 
+def _swapped(fault: Fault, where: Mask, element: Element) -> Mask | None:
+    if fault.kind != "swap":
+        return None
+    _, there = partners(fault, where, element.axes)
+    cells = np.zeros(tuple(n + 2 for n in where.shape), dtype=bool)
+    cells[there] = True
+    return cells[(slice(1, -1),) * where.ndim]
+
+
 def _where(fault: Fault, element: Element) -> Mask:
     """Cells of a fault in an element, by its module if it names one."""
     if fault.module is None:
@@ -402,12 +416,6 @@ def _where(fault: Fault, element: Element) -> Mask:
         mask = inner == modules.names.index(fault.module)
     if not mask.any():
         raise ValueError(f"{element.me}: {fault.kind} hits no bin")
-    if fault.kind == "swap":
-        from ml4ad.simulate.faults import _partners
-
-        here, there = _partners(fault, mask, element.axes)
-        padded = np.zeros(tuple(n + 2 for n in mask.shape), dtype=bool)
-        padded[here] = padded[there] = True
     return mask
 
 

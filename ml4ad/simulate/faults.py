@@ -429,7 +429,7 @@ def _swap(
     axes: tuple[Axis, ...],
     share: Floats,
 ) -> Floats:
-    here, there = _partners(fault, mask, axes)
+    here, there = partners(fault, mask, axes)
     after = counts.copy()
     first, second = counts[(slice(None), *here)], counts[(slice(None), *there)]
     moved = (fault.size * share).reshape(-1, *[1] * mask.ndim)
@@ -440,10 +440,14 @@ def _swap(
     return after
 
 
-def _partners(
+def partners(
     fault: Fault, mask: Mask, axes: Sequence[Axis]
 ) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """The two ranges of a swap as slices of cells with flow; they have the same size."""
+    """The two ranges of a swap as slices of cells with flow; they have the same size.
+
+    ``mask`` are the cells of the first. Raises ValueError if the second is off the axes, or meets
+    the first.
+    """
     here, there = [], []
     for number, axis in enumerate(axes):
         others = tuple(a for a in range(mask.ndim) if a != number)
