@@ -22,7 +22,7 @@ def _zlib(data: memoryview, size: int) -> bytes:
     stream = isal_zlib.decompressobj()
     out = stream.decompress(data, size + 1)
     if not stream.eof:
-        raise ValueError("a zlib block without end")
+        raise ValueError("ZL block without end")
     return out
 
 

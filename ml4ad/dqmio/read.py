@@ -108,11 +108,12 @@ class DQMIOFile:
         self.losses: list[Loss] = []
         self._branches: dict[str, Branch] = {}
         self._named: dict[str, tuple[list[str], Ints]] = {}
+        self._root: Any = None
         self._source = Source(path, storage_options)
         try:
             self._open()
         except BaseException:
-            self._source.close()
+            self.close()
             raise
 
     def _open(self) -> None:
@@ -130,7 +131,7 @@ class DQMIOFile:
         with _door(self.path, "the directory of the file"):
             import uproot
 
-            self._root = uproot.open(self._source)
+            self._root = uproot.open(self._source, use_threads=False)
             found = set(self._root.keys(recursive=False, cycle=False))
             self.uuid = str(self._root.file.uuid)
         if "Indices" not in found:
@@ -141,6 +142,8 @@ class DQMIOFile:
 
     def close(self) -> None:
         """Close it; a second time does nothing."""
+        if self._root is not None:
+            self._root.close()
         self._source.close()
 
     def __enter__(self) -> DQMIOFile:
