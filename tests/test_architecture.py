@@ -44,7 +44,7 @@ HOMES = {
     "tomlkit": {"pipelines"},
     "voila": {"dashboards", "cli"},
     "fastapi": {"api"},
-    "distributed": {"cluster", "ingest", "detect", "pipelines"},
+    "distributed": {"cluster", "ingest", "detect", "pipelines", "cli"},
     "click": {"cli"},
     "rich": {"cli", "dqmio"},
 }

@@ -114,7 +114,8 @@ def watch(
                 if new:
                     found: list[Found] = list(index(engine, new, dataset, era))
                     yield from found
-                    yield from take([f.file_id for f in found if f.file_id is not None])
+                    good = [f for f in found if f.outcome not in ("bad", "failed")]
+                    yield from take([f.file_id for f in good if f.file_id is not None])
                 time.sleep(every_s)
 
 
