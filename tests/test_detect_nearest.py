@@ -80,13 +80,14 @@ def test_a_fault_among_the_good_is_no_reference():
     assert detector.score_samples(charges(9, low=0.4)).min() > 5
 
 
-def test_training_is_scored_by_other_runs_only():
-    stacks = [charges(1), charges(2), charges(3, low=0.3)]
+@pytest.mark.parametrize(("n_runs", "from_run"), [(9, True), (3, False)])
+def test_training_is_scored_by_other_runs_if_there_are_enough(n_runs, from_run):
+    stacks = [charges(run, low=0.3 if run == 1 else 0.0) for run in range(1, n_runs + 1)]
     detector = NearestReference()
     training = detector._training(stacks)
     scores = detector.fit(stacks).training_scores(training)
-    assert np.median(scores[training.run_numbers == 3]) > 10
-    assert np.median(scores[training.run_numbers == 1]) < 2
+    assert (np.median(scores[training.run_numbers == 1]) > 10) == from_run
+    assert np.median(scores[training.run_numbers == 2]) < 2
 
 
 def test_it_survives_a_round_trip_through_disk(fitted, tmp_path):

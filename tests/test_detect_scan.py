@@ -7,7 +7,7 @@ from numpy.testing import assert_allclose
 
 from ml4ad.detect import Place, Scan, load
 from ml4ad.detect.boxes import Boxes, all_boxes, integral_image, plane, pulls, refined, running
-from ml4ad.detect.template import Template, rolling
+from ml4ad.detect.template import Baseline, Template
 from ml4ad.simulate.faults import Fault, inject
 from ml4ad.stack import Axis, HistogramStack
 
@@ -231,10 +231,24 @@ def test_the_baseline_follows_a_drift_and_not_a_burst():
     seen = expected.copy()
     seen[:, 0] *= np.linspace(1, 1.2, 200)
     seen[150, 1] = 0
-    corrected = rolling(seen, expected, half_life=40, stiffness=1e4)
+    corrected, errors = Baseline(40, np.full(4, 1e4), 1.0).corrected(seen, expected)
+    assert errors is None
     assert 1.08 < corrected[-1, 0] / 1000 < 1.2
     assert corrected[151, 1] > 990
     assert_allclose(corrected[:, 2:], 1000)
+
+
+def test_the_baseline_is_as_soft_as_runs_differ():
+    expected = np.full((50, 3), 1000.0)
+    factors = [0.8, 1.2, 0.9, 1.1]
+    runs = [(expected * np.array([f, 1.0, 1.0]), expected) for f in factors]
+    baseline = Baseline.learned(runs, 40, 1e4, 1.0)
+    assert 20 < baseline.stiffness[0] < 80
+    assert_allclose(baseline.stiffness[1:], 1e4)
+    corrected, errors = baseline.corrected(expected * np.array([1.15, 1.0, 1.0]), expected)
+    assert_allclose(corrected[3:, 0], 1150, rtol=0.02)
+    assert errors[0, 0] > 5 * errors[5, 0]
+    assert_allclose(errors[:, 1:], 0)
 
 
 def test_the_template_reproduces_rare_bins():

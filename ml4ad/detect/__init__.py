@@ -2,8 +2,40 @@
 
 from __future__ import annotations
 
+from ml4ad.detect.alarms import incidents
 from ml4ad.detect.base import Detector, Explanation, Place, Reference, load
+from ml4ad.detect.combine import Combined, default
+from ml4ad.detect.compare import compare
 from ml4ad.detect.nearest import NearestReference
+from ml4ad.detect.profiles import Profiles
+from ml4ad.detect.registry import Fitted, Model, activate, models, register, retire
 from ml4ad.detect.scan import Scan
+from ml4ad.detect.score import score
+from ml4ad.detect.scored import ScoreMap, score_map, scores
+from ml4ad.detect.train import train
 
-__all__ = ["Detector", "Explanation", "NearestReference", "Place", "Reference", "Scan", "load"]
+__all__ = [
+    "Combined",
+    "Detector",
+    "Explanation",
+    "Fitted",
+    "Model",
+    "NearestReference",
+    "Place",
+    "Profiles",
+    "Reference",
+    "Scan",
+    "ScoreMap",
+    "activate",
+    "compare",
+    "default",
+    "incidents",
+    "load",
+    "models",
+    "register",
+    "retire",
+    "score",
+    "score_map",
+    "scores",
+    "train",
+]

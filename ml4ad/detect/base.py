@@ -16,6 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
+from ml4ad.detect.calibrate import Tail
 from ml4ad.stack import Axis, Floats, HistogramStack, Ints
 
 Stacks: TypeAlias = "HistogramStack | Sequence[HistogramStack]"
@@ -226,10 +227,12 @@ class Detector(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
 
     A subclass has ``_fit(training, conditions)`` and ``_score(stack, rows, conditions)`` and keeps
     what it learned in attributes that end in an underscore: arrays, numbers, texts, lists of
-    those, or other detectors. ``counts_only`` says that profiles are refused.
+    those, or other detectors. ``counts_only`` says that profiles are refused. ``score_kind`` is "p"
+    where the score is -log10 of a p-value already, else "plain".
     """
 
     counts_only: ClassVar[bool] = True
+    score_kind: ClassVar[str] = "plain"
     min_entries: float = 100.0
 
     # -- to be written by each detector ----------------------------------------------------------
@@ -348,6 +351,20 @@ class Detector(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
                 [fitted.score_samples(s, conditions) for s in selected(training, test)]
             )
         return scores, training.group
+
+    def strain(self, scores: Floats) -> Floats:
+        """Scores as their `tail` takes them; a detector with long tails bends them."""
+        return scores
+
+    def tail(self, scores: Floats) -> Tail:
+        """Tail that turns strained scores into p-values, from ``scores`` of good lumisections.
+
+        These must be of lumisections that the detector did not learn from (`cross_scores`). Scores
+        that are p-values already need no other.
+        """
+        if self.score_kind == "p":
+            return Tail(0.0, 1 / float(np.log(10)))
+        return Tail.fit(self.strain(scores))
 
     # -- shared work -----------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -134,7 +134,10 @@ def pulls(observed: Floats, expected: Floats) -> NDArray[np.float32]:
 
 
 def refined(
-    observed: Floats, expected: Floats, box: tuple[int, int, int, int]
+    observed: Floats,
+    expected: Floats,
+    box: tuple[int, int, int, int],
+    pull_of: Callable[[Floats, Floats], NDArray[np.float32]] = pulls,
 ) -> tuple[int, int, int, int]:
     """Box grown and shrunk at its edges while that makes it stranger: (x0, x1, y0, y1).
 
@@ -147,7 +150,7 @@ def refined(
     def pull(candidates: NDArray[np.intp]) -> NDArray[np.float32]:
         x0, x1, y0, y1 = candidates.T
         sums = [m[x1, y1] - m[x0, y1] - m[x1, y0] + m[x0, y0] for m in (seen, wanted)]
-        return pulls(sums[0], sums[1])
+        return pull_of(sums[0], sums[1])
 
     best = np.array(box, dtype=np.intp)
     start = pull(best[None])[0]

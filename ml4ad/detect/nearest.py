@@ -84,6 +84,10 @@ def has_scale(counts: Floats, axes: tuple[Axis, ...]) -> bool:
     return bool(ends and low > 0.1 and high < 0.9 and high < 2 * low)
 
 
+_MANY_RUNS = 8
+_BESIDE = 20
+
+
 @dataclass(frozen=True)
 class _Match:
     """Nearest point for each row: squared distance, two known-good rows and the second's share."""
@@ -261,18 +265,33 @@ class NearestReference(Detector):
             scores[part] = match.squared / self._expected(counts[part].sum(axis=1))
         return scores
 
-    def training_scores(self, training: Training) -> Floats:
-        """Scores of the training lumisections against references of other groups only, ``(n,)``."""
+    def training_scores(
+        self,
+        training: Training,
+        conditions: pd.DataFrame | None = None,  # noqa: ARG002
+    ) -> Floats:
+        """Scores of the training lumisections against references of other groups only, ``(n,)``.
+
+        With fewer than 8 runs, against references that are not within 20 lumisections: leaving out
+        one run of a few takes away too much of what is known.
+        """
         counts = training.counts.reshape(len(training), -1)
         # A reference belongs to the group of its run, or of the part of the only run.
         key = training.run_numbers * 100_000 + training.ls_numbers
         reference = self.reference_runs_ * 100_000 + self.reference_ls_
         order = np.argsort(key)
         at = order[np.searchsorted(key[order], reference)]
-        allowed = training.group[:, None] != training.group[at]
+        if len(np.unique(training.run_numbers)) < _MANY_RUNS:
+            allowed = np.abs(key[:, None] - reference) > _BESIDE
+        else:
+            allowed = training.group[:, None] != training.group[at]
         scores = self._ratio(counts, allowed)
         scores[~allowed.any(axis=1) | ~np.isfinite(scores)] = np.nan
         return scores
+
+    def strain(self, scores: Floats) -> Floats:
+        """Distances: roots of the scores."""
+        return np.sqrt(scores)
 
     # -- explain ---------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ from ml4ad.detect.base import Detector, Explanation, Reference, Training, condit
 from ml4ad.detect.boxes import Boxes, all_boxes, integral_image, plane, pulls, refined, running
 from ml4ad.detect.calibrate import Tail
 from ml4ad.detect.nearest import place_of
-from ml4ad.detect.template import Template, rolling
+from ml4ad.detect.template import Baseline, Template
 from ml4ad.stack import Floats, HistogramStack
 
 _TEMPLATE = "template_"
@@ -23,11 +23,49 @@ _PRIOR_LS = 50.0
 
 
 @dataclass(frozen=True)
-class _Run:
-    """Usable lumisections of one run: counts and expected counts ``(n, nx, ny)``."""
+class Run:
+    """Usable lumisections of one run: counts and expected counts ``(n, nx, ny)``.
+
+    ``errors`` of the expected counts are the same for all bins of a box, None where they are
+    nothing. Of a profile: pulls, and 1 where there is one.
+    """
 
     counts: Floats
     expected: Floats
+    errors: Floats | None = None
+
+    def rows(self, which: slice) -> Run:
+        """Some of the lumisections."""
+        errors = None if self.errors is None else self.errors[which]
+        return Run(self.counts[which], self.expected[which], errors)
+
+
+class Misfit:
+    """How badly a template fits a run everywhere: what pulls of that run are divided by.
+
+    For every scale: the usual size of the pulls at all places, over the lumisections before, never
+    below 1. A run unlike those that the template learned from is so judged by its own measure, and
+    a change within it still stands out at once. In the first lumisection its own pulls are taken.
+    """
+
+    def __init__(self, half_life: float) -> None:
+        self.forget = 0.5 ** (1 / half_life)
+        self.sums: dict[int, tuple[float, float]] = {}
+
+    def divide(self, scale: int, z: NDArray[np.float32], first: int) -> None:
+        """Divide the pulls ``(n, ...)`` of a scale; rows before ``first`` were seen already."""
+        new = z[first:].reshape(len(z) - first, -1)
+        some = np.abs(new[:, :: max(1, new.shape[1] // 256)])
+        usual = np.median(some, axis=1).astype(np.float64) / 0.6745
+        seen, weight = self.sums.get(scale, (float(usual[0]), 1.0))
+        factors = np.empty(len(usual))
+        for i, value in enumerate(usual.tolist()):
+            factors[i] = seen / weight
+            seen = self.forget * seen + value
+            weight = self.forget * weight + 1
+        self.sums[scale] = seen, weight
+        shape = (len(usual), *[1] * (z.ndim - 1))
+        z[first:] /= np.maximum(factors, 1).astype(np.float32).reshape(shape)
 
 
 class Scan(Detector):
@@ -35,17 +73,18 @@ class Scan(Detector):
 
     Each lumisection is compared with a template of sqrt(p) that follows the condition ``column``
     and the few ways in which good histograms vary, corrected by a rolling baseline of the run
-    (``half_life`` in lumisections, ``stiffness`` in counts). Pulls of all boxes of bins over the
-    last 1, 3, 6 and 10 lumisections are divided by the spread that good lumisections of *other*
-    runs have at that place; the largest per size of box and window becomes a p-value. The score is
-    -log10 of the p-value of the smallest of these: 3 is one false alarm in a thousand lumisections.
-    (Not their harmonic mean: sizes overlap, so that it comes out some ten times too large.)
+    (``half_life`` in lumisections, at most ``stiffness`` in counts). Pulls of all boxes of bins
+    over the last 1, 3, 6 and 10 lumisections are divided by the spread that good lumisections of
+    *other* runs have at that place; the largest per size of box and window becomes a p-value. The
+    score is -log10 of the p-value of the smallest of these: 3 is one false alarm in a thousand
+    lumisections. (Not their harmonic mean: sizes overlap, and it comes out ten times too large.)
 
     ``modules`` lists sizes ``(nx, ny)`` of known modules, on a grid from the first bin.
     Without conditions at `fit` none are needed; with them a lumisection without is not assessed.
     `channels` gives what is never merged into that p-value: rate, subspace, slow baseline.
     """
 
+    score_kind: ClassVar[str] = "p"
     _calibration_values: ClassVar[int] = 60_000_000
 
     def __init__(
@@ -68,15 +107,24 @@ class Scan(Detector):
     # -- fit -------------------------------------------------------------------------------------
 
     def _fit(self, training: Training, conditions: pd.DataFrame | None) -> None:
-        counts = training.counts.reshape(len(training), -1)
+        counts = self._prepare(training)
         known = self._known(training, conditions)
         self.conditioned_ = bool(known is not None)
         usable = np.ones(len(training), bool) if known is None else np.isfinite(known)
         self.plane_ = plane(training.counts.shape[1:])
-        self._keep_template(Template.fit(counts[usable], None if known is None else known[usable]))
+        self._keep(self._fit_expected(counts[usable], None if known is None else known[usable]))
         held = self._held_out(training, counts, known, usable)
         self._fit_spread(held)
         self._fit_tails(held)
+
+    def _prepare(self, training: Training) -> Floats:
+        return training.counts.reshape(len(training), -1)
+
+    def _data(self, stack: HistogramStack, rows: NDArray[np.intp]) -> Floats:
+        return stack.values()[rows].reshape(len(rows), int(np.prod(self.plane_))).astype(np.float64)
+
+    def _fit_expected(self, data: Floats, known: Floats | None) -> Any:
+        return Template.fit(data, known)
 
     def _known(self, training: Training, conditions: pd.DataFrame | None) -> Floats | None:
         """Condition of the training lumisections, or None if there is none to speak of."""
@@ -90,48 +138,55 @@ class Scan(Detector):
 
     def _held_out(
         self, training: Training, counts: Floats, known: Floats | None, usable: NDArray[np.bool_]
-    ) -> list[_Run]:
+    ) -> list[Run]:
         """Runs with what a template of the *other* groups expects of them."""
-        runs: list[_Run] = []
+        plain: list[tuple[Floats, Any, Floats | None]] = []
         self.held_out_: list[NDArray[np.intp]] = []
         # Large maps are calibrated on fewer lumisections, spread over the runs in whole stretches.
-        most = max(200, self._calibration_values // (3 * counts.shape[1]))
+        most = max(200, self._calibration_values // (3 * counts.shape[-1]))
         share = min(1.0, most / max(int(usable.sum()), 1))
         for group in np.unique(training.group):
             inside = training.group == group
             others = ~inside & usable
             if others.sum() < 10:
                 continue
-            template = Template.fit(counts[others], None if known is None else known[others])
+            template = self._fit_expected(counts[others], None if known is None else known[others])
             for run in np.unique(training.run_numbers[inside]):
                 rows = np.flatnonzero(inside & usable & (training.run_numbers == run))
                 rows = rows[: max(int(np.ceil(share * len(rows))), min(len(rows), 30))]
-                if not len(rows):
-                    continue
-                given = None if known is None else known[rows]
-                runs.append(self._run(counts[rows], template, given))
-                self.held_out_.append(rows)
-        return runs
+                if len(rows):
+                    given = None if known is None else known[rows]
+                    plain.append((counts[rows], template, given))
+                    self.held_out_.append(rows)
+        self._learn_baseline(plain)
+        return [self._run(*each) for each in plain]
 
-    def _run(self, counts: Floats, template: Template, known: Floats | None) -> _Run:
-        expected = template.expected(counts, known)
-        expected = rolling(
-            counts,
-            expected,
-            half_life=self.half_life,
-            stiffness=self.stiffness,
-            noise=template.noise,
-        )
+    def _learn_baseline(self, runs: Sequence[tuple[Floats, Any, Floats | None]]) -> None:
+        """Learn how far runs are from templates of others."""
+        self.stiffness_ = Baseline.learned(
+            [(counts, template.expected(counts, given)) for counts, template, given in runs],
+            self.half_life,
+            self.stiffness,
+            self.template_noise_,
+        ).stiffness
+
+    def _run(self, counts: Floats, template: Any, known: Floats | None) -> Run:
+        baseline = Baseline(self.half_life, self.stiffness_, template.noise)
+        expected, errors = baseline.corrected(counts, template.expected(counts, known))
         shape = (len(counts), *self.plane_)
-        return _Run(counts.reshape(shape), expected.reshape(shape))
+        return Run(
+            counts.reshape(shape),
+            expected.reshape(shape),
+            None if errors is None else errors.reshape(shape),
+        )
 
-    def _fit_spread(self, runs: Sequence[_Run]) -> None:
+    def _fit_spread(self, runs: Sequence[Run]) -> None:
         """Learn the spread of the pulls per size of box, window and place."""
         sums: list[Floats] = []
         limits: list[float] = []
         n_ls = 0
         for run in runs:
-            for i, (_, z) in enumerate(self._fields(run)):
+            for i, (_, z) in enumerate(self._fields(run, Misfit(self.half_life))):
                 square = z.astype(np.float64) ** 2
                 if i == len(sums):
                     limits.append(9 * max(float(np.median(square)) / 0.455, 1.0))
@@ -145,7 +200,7 @@ class Scan(Detector):
             # Places where nothing is expected have no spread: never make them louder.
             self.spread_.append(np.sqrt(np.maximum(variance, 0.8)).astype(np.float32))
 
-    def _fit_tails(self, runs: Sequence[_Run]) -> None:
+    def _fit_tails(self, runs: Sequence[Run]) -> None:
         largest = np.concatenate([self._largest(run) for run in runs], axis=1)
         tails = []
         for values in largest:
@@ -164,7 +219,11 @@ class Scan(Detector):
         self.calibration_scores_ = self._calibrated(largest)
         del self.held_out_
 
-    def training_scores(self, training: Training) -> Floats:
+    def training_scores(
+        self,
+        training: Training,
+        conditions: pd.DataFrame | None = None,  # noqa: ARG002
+    ) -> Floats:
         """Scores of the training lumisections by templates of other groups, ``(n,)``, NaN if none.
 
         To be called with the training of `fit`.
@@ -173,11 +232,11 @@ class Scan(Detector):
         scores[self.calibration_rows_] = self.calibration_scores_
         return scores
 
-    def _keep_template(self, template: Template) -> None:
+    def _keep(self, template: Any) -> None:
         for name, value in vars(template).items():
             setattr(self, f"{_TEMPLATE}{name}_", value)
 
-    def _template(self) -> Template:
+    def _learned(self) -> Any:
         return Template(**{k: getattr(self, f"{_TEMPLATE}{k}_") for k in Template.__annotations__})
 
     # -- score -----------------------------------------------------------------------------------
@@ -185,32 +244,49 @@ class Scan(Detector):
     def _boxes(self) -> tuple[Boxes, ...]:
         return all_boxes((self.plane_[0], self.plane_[1]), [(m[0], m[1]) for m in self.modules])
 
-    def _fields(self, run: _Run) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Window and pulls ``(n, n_x, n_y)``, for every window and size of box in turn."""
+    def _fields(
+        self, run: Run, misfit: Misfit, first: int = 0
+    ) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """Window and pulls ``(n, n_x, n_y)``, for every window and size of box in turn.
+
+        Rows before ``first`` are there for the windows only.
+        """
+        scale = 0
         for window in self.windows:
             seen = integral_image(running(run.counts, window))
             wanted = integral_image(running(run.expected, window))
+            errors = None if run.errors is None else integral_image(running(run.errors, window))
             for boxes in self._boxes():
-                yield window, self._pulls(boxes.sums(seen), boxes.sums(wanted))
+                expected = boxes.sums(wanted)
+                z = self._pulls(boxes.sums(seen), expected)
+                if errors is not None:
+                    variance = boxes.sums(errors) ** 2 / np.maximum(expected, 1e-3)
+                    z /= np.sqrt(1 + variance, dtype=np.float32, casting="same_kind")
+                misfit.divide(scale, z, first)
+                scale += 1
+                yield window, z
 
     def _pulls(self, seen: Floats, wanted: Floats) -> NDArray[np.float32]:
         return pulls(seen, wanted)
 
-    def _largest(self, run: _Run) -> Floats:
+    def _largest(self, run: Run) -> Floats:
         """Largest studentised pull of every scale, ``(n_scales, n_ls)``."""
         n_ls = len(run.counts)
         step = max(20, 1_000_000 // run.counts[0].size)
         before = max(self.windows) - 1
         parts = []
+        misfit = Misfit(self.half_life)
         for start in range(0, n_ls, step):
             # A chunk starts early enough for its windows to be full.
             first = max(start - before, 0)
-            chunk = _Run(run.counts[first : start + step], run.expected[first : start + step])
+            chunk = run.rows(slice(first, start + step))
             parts.append(
                 np.stack(
                     [
                         np.abs(z[start - first :] / s).max(axis=(1, 2))
-                        for (_, z), s in zip(self._fields(chunk), self.spread_, strict=True)
+                        for (_, z), s in zip(
+                            self._fields(chunk, misfit, start - first), self.spread_, strict=True
+                        )
                     ]
                 )
             )
@@ -241,13 +317,17 @@ class Scan(Detector):
 
     def _expected(
         self, stack: HistogramStack, rows: NDArray[np.intp], conditions: pd.DataFrame | None
-    ) -> tuple[_Run, NDArray[np.intp]]:
+    ) -> tuple[Run, NDArray[np.intp]]:
         """The run as the template sees it, and which of ``rows`` are in it."""
-        counts = stack.values()[rows].reshape(len(rows), -1).astype(np.float64)
-        known = condition(conditions, stack, self.column)[rows] if self.conditioned_ else None
+        known = self._condition(stack, rows, conditions)
         usable = np.arange(len(rows)) if known is None else np.flatnonzero(np.isfinite(known))
         given = None if known is None else known[usable]
-        return self._run(counts[usable], self._template(), given), usable
+        return self._run(self._data(stack, rows[usable]), self._learned(), given), usable
+
+    def _condition(
+        self, stack: HistogramStack, rows: NDArray[np.intp], conditions: pd.DataFrame | None
+    ) -> Floats | None:
+        return condition(conditions, stack, self.column)[rows] if self.conditioned_ else None
 
     def channels(
         self, stack: HistogramStack, conditions: pd.DataFrame | None = None
@@ -274,7 +354,7 @@ class Scan(Detector):
         if not len(rows):
             return out
         counts = stack.values()[rows].reshape(len(rows), -1).astype(np.float64)
-        template = self._template()
+        template = self._learned()
         expected, strengths = template.fitted(counts, None if known is None else known[rows])
         entries = counts.sum(axis=1)
         ls = stack.ls_numbers[rows]
@@ -304,33 +384,46 @@ class Scan(Detector):
             raise ValueError(
                 f"{stack.me}, LS {stack.ls_numbers[at]} is not assessed: {self._unscored_reason()}"
             )
-        numbers = stack.ls_numbers[rows[usable]]
-        last = _Run(run.counts[-max(self.windows) :], run.expected[-max(self.windows) :])
-        largest = self._largest(last)[:, -1]
+        largest = self._largest(run)[:, -1]
+        last = run.rows(slice(-max(self.windows), None))
         box, window = self._winner(last, largest)
         seen = last.counts[-window:].sum(axis=0)
         wanted = last.expected[-window:].sum(axis=0)
-        box = refined(seen, wanted, box)
+        box = refined(seen, wanted, box, self._pulls)
+        score = float(self._calibrated(largest[:, None])[0])
+        return self._explanation(stack, rows[usable], run, box, window, score, conditions)
+
+    def _explanation(
+        self,
+        stack: HistogramStack,
+        rows: NDArray[np.intp],
+        run: Run,
+        box: tuple[int, int, int, int],
+        window: int,
+        score: float,
+        conditions: pd.DataFrame | None,  # noqa: ARG002
+    ) -> Explanation:
+        """Explanation of the last of ``rows`` by the box and window that stand out."""
         x0, x1, y0, y1 = box
-        series = run.counts[:, x0:x1, y0:y1].sum(axis=(1, 2))
-        series_expected = run.expected[:, x0:x1, y0:y1].sum(axis=(1, 2))
-        onset = _onset(series, series_expected, window)
-        since = int(numbers[onset])
+        seen = run.counts[:, x0:x1, y0:y1].sum(axis=(1, 2))
+        wanted = run.expected[:, x0:x1, y0:y1].sum(axis=(1, 2))
+        began = onset(pulls(np.cumsum(seen[::-1]), np.cumsum(wanted[::-1])), window)
+        shown = max(began, len(seen) - window)
         return describe(
             stack,
-            int(numbers[-1]),
-            float(self._calibrated(largest[:, None])[0]),
+            int(stack.ls_numbers[rows[-1]]),
+            score,
             place_of(stack, box),
-            float(series[max(onset, len(series) - window) :].sum()),
-            float(series_expected[max(onset, len(series) - window) :].sum()),
-            since=since,
+            float(seen[shown:].sum()),
+            float(wanted[shown:].sum()),
+            since=int(stack.ls_numbers[rows[began]]),
             reference=Reference(
-                ((stack.run_number, int(numbers[-1])),),
+                ((stack.run_number, int(stack.ls_numbers[rows[-1]])),),
                 run.expected[-1].reshape(stack.values().shape[1:]),
             ),
         )
 
-    def _winner(self, last: _Run, largest: Floats) -> tuple[tuple[int, int, int, int], int]:
+    def _winner(self, last: Run, largest: Floats) -> tuple[tuple[int, int, int, int], int]:
         """Box (x0, x1, y0, y1) and window with the smallest p-value in the last lumisection."""
         logs = [
             float(Tail(*t).log_p(v)) if np.isfinite(t[0]) else 0.0
@@ -339,7 +432,7 @@ class Scan(Detector):
         winner = int(np.argmin(logs))
         all_of = self._boxes()
         boxes = all_of[winner % len(all_of)]
-        for i, (window, z) in enumerate(self._fields(last)):
+        for i, (window, z) in enumerate(self._fields(last, Misfit(self.half_life))):
             if i == winner:
                 at = np.unravel_index(int(np.argmax(np.abs(z[-1] / self.spread_[i]))), z.shape[1:])
                 x, y = boxes.starts((self.plane_[0], self.plane_[1]))
@@ -348,15 +441,13 @@ class Scan(Detector):
         raise AssertionError("the winner is one of the scales")
 
 
-def _onset(seen: Floats, wanted: Floats, window: int, most: int = 500) -> int:
-    """Position at which a difference that lasts until the end began: the likeliest change."""
-    first = max(len(seen) - most, 0)
-    back_seen, back_wanted = np.cumsum(seen[first:][::-1]), np.cumsum(wanted[first:][::-1])
-    sign = np.sign(
-        back_seen[window - 1 if window <= len(back_seen) else -1]
-        - back_wanted[window - 1 if window <= len(back_seen) else -1]
-    )
-    return len(seen) - 1 - int(np.argmax(sign * pulls(back_seen, back_wanted)))
+def onset(back: NDArray[Any], window: int, most: int = 500) -> int:
+    """Position at which a difference that lasts until the end began: the likeliest change.
+
+    ``back[i]`` is the pull of the last ``i + 1`` lumisections together.
+    """
+    sign = np.sign(back[min(window, len(back)) - 1])
+    return len(back) - 1 - int(np.argmax(sign * back[:most]))
 
 
 def _rate(entries: Floats, luminosity: Floats) -> Floats:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ml4ad.stack import Floats
 
@@ -158,30 +159,70 @@ def _inlier_entries(counts: Floats, share: Floats, entries: Floats, noise: float
     return total
 
 
-def rolling(
-    counts: Floats, expected: Floats, *, half_life: float, stiffness: float, noise: float = 1.0
-) -> NDArray[np.float64]:
-    """Expected counts corrected by what the lumisections before showed, ``(n, d)``.
+@dataclass(frozen=True)
+class Baseline:
+    """Rolling correction of the expected counts by what the lumisections before showed.
 
-    Every bin is multiplied by ``(A + K) / (B + K)``: A the counts seen and B the counts expected
-    so far, both forgotten with ``half_life`` in lumisections, and K the ``stiffness`` in counts.
-    What is seen is clipped at three standard deviations, so that a fault moves it slowly.
+    ``stiffness`` ``(d,)`` is K: every bin is multiplied by ``(A + K) / (B + K)``, A the counts seen
+    and B the counts expected so far in the run, both forgotten with ``half_life`` in lumisections.
+    It is learned as the inverse square of how far runs are from a template that did not learn from
+    them, so that a run may differ at once by as much as runs do.
     """
-    forget = 0.5 ** (1 / half_life)
-    out = np.empty_like(expected)
-    seen = np.full(expected.shape[1], float(stiffness))
-    wanted = seen.copy()
-    rest = (1 - forget) * stiffness
-    width = _WINSOR * np.sqrt(max(noise, 1.0))
-    slack = width * np.sqrt(np.maximum(expected, 1.0))
-    for i in range(len(expected)):
-        corrected = np.multiply(expected[i], seen / wanted, out=out[i])
-        clipped = np.minimum(np.maximum(counts[i], corrected - slack[i]), corrected + slack[i])
-        # K decays and is refilled, so that it counts as seen and as wanted alike.
-        seen *= forget
-        seen += clipped
-        seen += rest
-        wanted *= forget
-        wanted += expected[i]
-        wanted += rest
-    return out
+
+    half_life: float
+    stiffness: Floats
+    noise: float
+
+    #: Largest K: differences between runs below 1 % are not worth correcting.
+    HARDEST: ClassVar[float] = 1e4
+    SOFTEST: ClassVar[float] = 10.0
+
+    @classmethod
+    def learned(
+        cls, runs: Sequence[tuple[Floats, Floats]], half_life: float, hardest: float, noise: float
+    ) -> Baseline:
+        """Baseline from counts and expected counts ``(n, d)`` of runs that were held out."""
+        squares, weights = [], []
+        for counts, expected in runs:
+            seen, wanted = counts.sum(axis=0), np.maximum(expected.sum(axis=0), 1.0)
+            # Bins with few counts in all say little: they are pulled to no difference.
+            square = np.maximum((seen / wanted - 1) ** 2 - max(noise, 1.0) / wanted, 0)
+            squares.append(np.minimum(square, 1.0))
+            weights.append(wanted / (wanted + 100.0))
+        weight = np.stack(weights)
+        spread = (np.stack(squares) * weight).sum(axis=0) / np.maximum(weight.sum(axis=0), 1e-12)
+        stiffness = np.clip(1 / np.maximum(spread, 1e-12), min(cls.SOFTEST, hardest), hardest)
+        return cls(half_life, stiffness, noise)
+
+    def corrected(self, counts: Floats, expected: Floats) -> tuple[Floats, Floats | None]:
+        """Expected counts corrected, ``(n, d)``, and their errors; None where these are nothing.
+
+        What is seen is clipped at three standard deviations of its noise and of the error of what
+        is expected, so that a fault moves the baseline slowly.
+        """
+        forget = 0.5 ** (1 / self.half_life)
+        out = np.empty_like(expected)
+        prior = np.maximum(1 / self.stiffness - 1 / self.HARDEST, 0)
+        soft = bool((prior > 0).any())
+        errors = np.empty_like(expected) if soft else None
+        seen = self.stiffness.copy()
+        wanted = seen.copy()
+        rest = (1 - forget) * self.stiffness
+        noise = max(self.noise, 1.0)
+        variance = noise * np.maximum(expected, 1.0)
+        for i in range(len(expected)):
+            mean = np.multiply(expected[i], seen / wanted, out=out[i])
+            slack = variance[i]
+            if errors is not None:
+                errors[i] = mean * np.sqrt(prior * self.stiffness / wanted)
+                slack = slack + errors[i] ** 2
+            slack = _WINSOR * np.sqrt(slack)
+            clipped = np.minimum(np.maximum(counts[i], mean - slack), mean + slack)
+            # K decays and is refilled, so that it counts as seen and as wanted alike.
+            seen *= forget
+            seen += clipped
+            seen += rest
+            wanted *= forget
+            wanted += expected[i]
+            wanted += rest
+        return out, errors
