@@ -1,15 +1,21 @@
 """Arrays of lumisections to bytes and back, exactly: dtype, NaN payloads and -0.0 included.
 
 A packed block is a header, then its columns. Per-bin arrays are narrowed to the smallest integers
-that hold them exactly, bit-shuffled and compressed by blosc2 with Zstandard. Small columns
-(lumisections, entries, running sums) are narrowed and compressed together. A column that equals
-an earlier one bit for bit, as Sumw2 of unweighted fills does, costs nothing.
+that hold them exactly, turned so that the lumisections of a bin stand side by side (a bin without
+detector behind it is one run of zeros), and compressed by blosc2 with Zstandard and the filter that
+suits them. Small columns (lumisections, entries, running sums) are narrowed and compressed
+together. What equals an earlier column bit for bit, as Sumw2 of unweighted fills does, costs 4
+bytes.
 
-    magic "mb", version, number of columns; checksum of all that follows (XXH3, low 32 bits)
-    n_ls, bytes of the small columns: as packed, as joined
-    per column: what it is, dtype, stored dtype, how it is stored; cells per lumisection, bytes
+    magic "mb", version, number of columns n; checksum of all that follows (XXH3, seed n, low 32
+    bits)
+    n_ls, cells of a lumisection, bytes of the small columns: as stored, as joined
+    per column: what it is, dtype, dtype as stored (of an equal one: which), how it is stored
+    per compressed column: its bytes
+    the small columns, the compressed ones
 
-All little-endian. Nothing is decompressed before checksum and lengths have been found right.
+All little-endian. Cells are in ROOT's order, x fastest, which is the order in memory of the arrays
+that the reader gives. Nothing is decompressed before checksum and lengths have been found right.
 """
 
 from __future__ import annotations
@@ -30,8 +36,8 @@ _FLOAT = np.dtype("<f4")
 _UNSIGNED = {size: np.dtype(f"<u{size}") for size in (1, 2, 4, 8)}
 _MASK = 0xFFFFFFFF
 _HEADER = struct.Struct("<2sBBI")
-_SIZES = struct.Struct("<III")
-_COLUMN = struct.Struct("<BBBBII")
+_SIZES = struct.Struct("<IIII")
+_COLUMN = struct.Struct("<BBBB")
 
 #: Columns of a block, by their number in the bytes: never renumber. The last three are small.
 COLUMNS = (
@@ -45,8 +51,10 @@ _DTYPES = tuple(
 )
 _DTYPE_NUMBERS = {dtype: number for number, dtype in enumerate(_DTYPES)}
 
-# How a column is stored.
+# How a column is stored: compressed by itself, among the small ones, or as an earlier one.
 _PACKED, _JOINED, _SAME = 0, 1, 2
+# Bytes of a column that are tried to see which filter suits it.
+_TRIED = 16 * 1024
 
 # blosc2's own limit is 2 GiB a buffer; a block is far smaller, see ml4ad.store.blocks.
 _LARGEST = 2**31 - 2**20
@@ -62,59 +70,80 @@ class _Column:
     dtype: np.dtype[Any]
     stored: int  # number of the dtype in the bytes; of the column that this one equals
     how: int
-    cells: int
-    size: int
 
 
 def pack(columns: Mapping[str, NDArray[Any]]) -> bytes:
     """Bytes that hold the arrays; axis 0 of each is the lumisection.
 
     Raises ValueError for no lumisections, an unknown column, a dtype that DQMIO does not have,
-    arrays of unequal length, or more than 2 GB in one array.
+    arrays of unequal shape, or more than 2 GB in one array.
     """
+    if unknown := set(columns) - set(COLUMNS):
+        raise ValueError(f"columns {sorted(unknown)}, want some of {', '.join(COLUMNS)}")
     n_ls = len(columns["ls_numbers"])
     if not n_ls:
         raise ValueError("a block of no lumisections, want at least one")
-    described, large, small = [], [], []
-    seen: dict[str, NDArray[Any]] = {}
-    for number, name in enumerate(COLUMNS):
-        array = columns.get(name)
-        if array is None:
-            continue
-        array = _checked(name, array, n_ls)
-        dtype = _DTYPE_NUMBERS[array.dtype]
-        cells = array.size // n_ls
-        twin = None if name in _SMALL else _twin(array, seen)
-        if twin is not None:
-            described.append((number, dtype, COLUMNS.index(twin), _SAME, cells, 0))
-            continue
-        seen[name] = array
-        if name in _SMALL:
-            for stored in _narrowed_rows(_rows(array)):
-                small.append(stored.tobytes())
-                kind = _DTYPE_NUMBERS[stored.dtype]
-                described.append((number, dtype, kind, _JOINED, 1, len(small[-1])))
-        else:
-            stored = narrowed(array)
-            large.append(_compress(stored))
-            kind = _DTYPE_NUMBERS[stored.dtype]
-            described.append((number, dtype, kind, _PACKED, cells, len(large[-1])))
-    if unknown := set(columns) - set(COLUMNS):
-        raise ValueError(f"columns {sorted(unknown)}, want some of {', '.join(COLUMNS)}")
-    joined = b"".join(small)
-    squeezed = _compress(np.frombuffer(joined, dtype=np.uint8)) if joined else b""
+    given = {name: _checked(name, columns[name], n_ls) for name in COLUMNS if name in columns}
+    large = {name: array for name, array in given.items() if name not in _SMALL}
+    cells = {array.size // n_ls for array in large.values()}
+    if len(cells) > 1:
+        raise ValueError(f"arrays of {sorted(cells)} cells in each lumisection, want one number")
+    described, packed = _pack_large(large, n_ls)
+    small, joined = _pack_small({name: given[name] for name in given if name in _SMALL})
+    described += small
+    squeezed = _compress(np.frombuffer(joined, dtype=np.uint8))
     if len(squeezed) >= len(joined):
         squeezed = joined
     body = b"".join(
         (
-            _SIZES.pack(n_ls, len(squeezed), len(joined)),
+            _SIZES.pack(n_ls, cells.pop() if cells else 0, len(squeezed), len(joined)),
             *(_COLUMN.pack(*column) for column in described),
+            struct.pack(f"<{len(packed)}I", *map(len, packed)),
             squeezed,
-            *large,
+            *packed,
         )
     )
-    checksum = xxhash.xxh3_64_intdigest(body) & _MASK
+    checksum = _checksum(body, len(described))
     return _HEADER.pack(_MAGIC, VERSION, len(described), checksum) + body
+
+
+_Described = list[tuple[int, int, int, int]]
+
+
+def _pack_large(arrays: Mapping[str, NDArray[Any]], n_ls: int) -> tuple[_Described, list[bytes]]:
+    described, packed = [], []
+    seen: dict[str, NDArray[Any]] = {}
+    for name, array in arrays.items():
+        key = (COLUMNS.index(name), _DTYPE_NUMBERS[array.dtype])
+        twin = _twin(array, seen)
+        if twin is not None:
+            described.append((*key, COLUMNS.index(twin), _SAME))
+            continue
+        seen[name] = array
+        stored = narrowed(array)
+        by_bin = np.ascontiguousarray(stored.reshape(n_ls, -1).T)
+        packed.append(_compress(by_bin))
+        described.append((*key, _DTYPE_NUMBERS[stored.dtype], _PACKED))
+    return described, packed
+
+
+def _pack_small(arrays: Mapping[str, NDArray[Any]]) -> tuple[_Described, bytes]:
+    described = []
+    rows: dict[tuple[np.dtype[Any], np.dtype[Any], bytes], int] = {}
+    for name, array in arrays.items():
+        key = (COLUMNS.index(name), _DTYPE_NUMBERS[array.dtype])
+        for stored in _narrowed_rows(_rows(array)):
+            row = (array.dtype, stored.dtype, stored.tobytes())
+            if row in rows:
+                described.append((*key, rows[row], _SAME))
+                continue
+            rows[row] = len(rows)
+            described.append((*key, _DTYPE_NUMBERS[stored.dtype], _JOINED))
+    return described, b"".join(data for _, _, data in rows)
+
+
+def _checksum(body: bytes | memoryview, n_columns: int) -> int:
+    return xxhash.xxh3_64_intdigest(body, seed=n_columns) & _MASK
 
 
 def _checked(name: str, array: NDArray[Any], n_ls: int) -> NDArray[Any]:
@@ -124,7 +153,17 @@ def _checked(name: str, array: NDArray[Any], n_ls: int) -> NDArray[Any]:
         raise ValueError(f"{name} of {len(array)} rows for {n_ls} lumisections")
     if array.nbytes > _LARGEST:
         raise ValueError(f"{name} of {array.nbytes} bytes in one block, want at most {_LARGEST}")
-    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+    return np.ascontiguousarray(in_file_order(array), dtype=array.dtype.newbyteorder("<"))
+
+
+def in_file_order(array: NDArray[Any]) -> NDArray[Any]:
+    """View of ``(n_ls, nx, ny, nz)`` as ``(n_ls, nz, ny, nx)``, and the other way round."""
+    return array.transpose(0, *range(array.ndim - 1, 0, -1))
+
+
+def empty(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+    """Array of ``(n_ls, nx, ny, nz)`` with memory in ROOT's order, as `Packed.fill` likes it."""
+    return in_file_order(np.empty((shape[0], *shape[:0:-1]), dtype=dtype))
 
 
 def _rows(array: NDArray[Any]) -> NDArray[Any]:
@@ -209,15 +248,27 @@ def _narrower(array: NDArray[Any]) -> list[np.dtype[Any]]:
 
 
 def _compress(array: NDArray[Any]) -> bytes:
+    """Bytes of an array, with the filter that suits a part of it best."""
     if not array.size:
         return b""
-    # Counts differ in few bits; the bytes of true floats only compress by exponent.
-    shuffle = blosc2.Filter.SHUFFLE if array.dtype.kind == "f" else blosc2.Filter.BITSHUFFLE
+    flat = array.reshape(-1)
+    # Of one byte, shuffling bytes is nothing.
+    filters = (blosc2.Filter.BITSHUFFLE, blosc2.Filter.SHUFFLE)
+    n_tried = _TRIED // flat.itemsize
+    if len(flat) <= n_tried:
+        return min((_compress_with(flat, each) for each in filters), key=len)
+    middle = (len(flat) - n_tried) // 2
+    part = flat[middle : middle + n_tried]
+    best = min(filters, key=lambda each: len(_compress_with(part, each)))
+    return _compress_with(flat, best)
+
+
+def _compress_with(array: NDArray[Any], applied: blosc2.Filter) -> bytes:
     return blosc2.compress2(
         array,
         typesize=array.dtype.itemsize,
         clevel=1,
-        filters=[shuffle],
+        filters=[applied],
         codec=blosc2.Codec.ZSTD,
         nthreads=1,
     )
@@ -231,9 +282,11 @@ class Packed:
     """A block's bytes, found whole; its arrays are made when asked for."""
 
     n_ls: int
+    cells: int
     columns: tuple[_Column, ...]
-    data: memoryview
-    squeezed: tuple[int, int, int]  # offset and bytes of the small columns, bytes when joined
+    joined: memoryview
+    joined_bytes: int
+    packed: Mapping[str, memoryview]
 
     def names(self) -> list[str]:
         """Columns that are here."""
@@ -245,19 +298,23 @@ class Packed:
 
     def small(self) -> dict[str, NDArray[Any]]:
         """The small columns: ``(n_ls,)``, and ``(n_ls, n)`` of statistics."""
-        offset, size, length = self.squeezed
-        joined: Any = self.data[offset : offset + size]
-        if size != length:
-            joined = _decompress(joined, length)
+        joined: Any = self.joined
+        if len(joined) != self.joined_bytes:
+            joined = _decompress(joined, self.joined_bytes)
+        different: list[NDArray[Any]] = []
         rows: dict[str, list[NDArray[Any]]] = {}
         at = 0
         for column in self.columns:
-            if column.how == _JOINED:
-                row = np.frombuffer(
-                    joined, dtype=_DTYPES[column.stored], count=self.n_ls, offset=at
-                )
-                rows.setdefault(column.name, []).append(row.astype(column.dtype))
-                at += column.size
+            if column.name not in _SMALL:
+                continue
+            if column.how == _SAME:
+                row = different[column.stored]
+            else:
+                stored = _DTYPES[column.stored]
+                row = np.frombuffer(joined, dtype=stored, count=self.n_ls, offset=at)
+                different.append(row)
+                at += row.nbytes
+            rows.setdefault(column.name, []).append(row.astype(column.dtype))
         plain = {name: found[0] for name, found in rows.items() if name != "statistics"}
         if "statistics" in rows:
             plain["statistics"] = np.stack(rows["statistics"], axis=1)
@@ -268,25 +325,20 @@ class Packed:
 
         Raises DamagedBlockError if the shapes do not fit, KeyError if the column is not here.
         """
-        offset = self.squeezed[0] + self.squeezed[1]
-        for column in self.columns:
-            if column.name == name:
-                break
-            offset += column.size if column.how == _PACKED else 0
-        else:
-            raise KeyError(name)
-        if out.size != column.cells * self.n_ls:
+        column = {c.name: c for c in self.columns}[name]
+        if out.size != self.cells * self.n_ls:
             raise DamagedBlockError(
-                f"{name}: {column.cells} cells in each of {self.n_ls} lumisections, "
-                f"want {out.shape}"
+                f"{name}: {self.cells} cells in each of {self.n_ls} lumisections, want {out.shape}"
             )
         if column.how == _SAME:
             self.fill(COLUMNS[column.stored], out)
         elif out.size:
             stored = _DTYPES[column.stored]
-            packed = self.data[offset : offset + column.size]
-            plain = _decompress(packed, out.size * stored.itemsize)
-            out[...] = np.frombuffer(plain, dtype=stored).reshape(out.shape)
+            plain = _decompress(self.packed[name], out.size * stored.itemsize)
+            by_bin = np.frombuffer(plain, dtype=stored).reshape(self.cells, self.n_ls)
+            target = in_file_order(out)
+            # Turned while it is narrow, then widened along the memory.
+            target[...] = np.ascontiguousarray(by_bin.T).reshape(target.shape)
 
 
 def unpack(data: bytes | memoryview) -> Packed:
@@ -299,21 +351,27 @@ def unpack(data: bytes | memoryview) -> Packed:
         raise DamagedBlockError(f"a block that starts with {magic!r}, want {_MAGIC!r}")
     if version != VERSION:
         raise DamagedBlockError(f"a block of format {version}, want {VERSION}: update ml4ad")
-    if xxhash.xxh3_64_intdigest(view[_HEADER.size :]) & _MASK != checksum:
+    if _checksum(view[_HEADER.size :], n_columns) != checksum:
         raise DamagedBlockError("the checksum of a block is wrong: its bytes have changed")
-    n_ls, small, joined = _SIZES.unpack_from(view, _HEADER.size)
-    start = _HEADER.size + _SIZES.size
+    n_ls, cells, small, joined = _SIZES.unpack_from(view, _HEADER.size)
+    at = _HEADER.size + _SIZES.size
     columns = []
-    for position in range(n_columns):
-        number, dtype, stored, how, cells, size = _COLUMN.unpack_from(
-            view, start + position * _COLUMN.size
-        )
-        columns.append(_Column(COLUMNS[number], _DTYPES[dtype], stored, how, cells, size))
-    offset = start + n_columns * _COLUMN.size
-    length = offset + small + sum(c.size for c in columns if c.how == _PACKED)
-    if length != len(view):
-        raise DamagedBlockError(f"a block of {len(view)} bytes, its columns need {length}")
-    return Packed(n_ls, tuple(columns), view, (offset, small, joined))
+    for _ in range(n_columns):
+        number, dtype, stored, how = _COLUMN.unpack_from(view, at)
+        columns.append(_Column(COLUMNS[number], _DTYPES[dtype], stored, how))
+        at += _COLUMN.size
+    names = [column.name for column in columns if column.how == _PACKED]
+    sizes = struct.unpack_from(f"<{len(names)}I", view, at)
+    at += 4 * len(names)
+    if at + small + sum(sizes) != len(view):
+        raise DamagedBlockError(f"a block of {len(view)} bytes, want {at + small + sum(sizes)}")
+    squeezed = view[at : at + small]
+    at += small
+    packed = {}
+    for name, size in zip(names, sizes, strict=True):
+        packed[name] = view[at : at + size]
+        at += size
+    return Packed(n_ls, cells, tuple(columns), squeezed, joined, packed)
 
 
 def _decompress(data: Any, nbytes: int) -> bytearray | bytes:

@@ -352,13 +352,13 @@ def _reachable(path: Path) -> bool:
 
 
 @contextmanager
-def temporary() -> Iterator[str]:
+def temporary(*, durable: bool = False) -> Iterator[str]:
     """URL of a server of its own, gone with its data at the end; for tests and trials."""
     with tempfile.TemporaryDirectory(prefix="ml4ad-") as name:
         folder = Path(name)
         folder.chmod(0o711)
         try:
-            yield start(folder, durable=False)
+            yield start(folder, durable=durable)
         finally:
             stop(folder)
             os.close(_held.pop(home(folder)))
