@@ -51,7 +51,8 @@ HOMES = {
 
 
 def modules():
-    return sorted(p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py")
+    whole = (PACKAGE / "__init__.py", PACKAGE / "__main__.py")
+    return sorted(p for p in PACKAGE.rglob("*.py") if p not in whole)
 
 
 def place(path):
