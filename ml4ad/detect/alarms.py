@@ -195,7 +195,7 @@ def incidents(
     )
     if me is not None:
         number = registry.me_ids(archive, [me])[me]
-        query = query.where(_INCIDENT.c.me_ids.any(number))
+        query = query.where(sa.literal(number) == sa.any_(_INCIDENT.c.me_ids))
     with archive.engine.connect() as connection:
         if dataset is not None:
             query = query.where(_INCIDENT.c.dataset_id == dataset_number(connection, dataset))

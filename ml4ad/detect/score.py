@@ -225,12 +225,7 @@ def lumisections_of(
     conditions = numbers_of(archive, run_numbers)
     keys = pd.MultiIndex.from_frame(frame[["run_number", "ls_number"]])
     known = conditions.reindex(keys)
-    made_from = known.reset_index(drop=True).assign(
-        file_id=frame["file_id"], finished=frame["finished"]
-    )
-    # Columns in the order of their names: which conditions are known must not matter otherwise.
-    hashed = pd.util.hash_pandas_object(made_from[sorted(made_from.columns)], index=False)
-    sources = hashed.to_numpy(dtype=np.uint64).view(np.int64)
+    sources = _sources(known.assign(**{n: frame[n].to_numpy() for n in ("file_id", "finished")}))
     numbers = frame["run_number"].to_numpy()
     ls_numbers = frame["ls_number"].to_numpy()
     runs = {
@@ -238,6 +233,18 @@ def lumisections_of(
         for run in run_numbers
     }
     return conditions, runs
+
+
+def _sources(made_from: pd.DataFrame) -> Ints:
+    """Number of what each row holds, ``(n,)``; a column without a value in it does not matter."""
+    total = np.zeros(len(made_from), dtype=np.uint64)
+    for name, column in made_from.items():
+        values = column.to_numpy(dtype=np.float64)
+        named = pd.util.hash_array(np.array([name], dtype=object))
+        mixed = pd.util.hash_array(values) ^ named
+        # Mixed again, or a value that moves from one column to another would go unseen.
+        total += np.where(np.isnan(values), np.uint64(0), pd.util.hash_array(mixed))
+    return total.view(np.int64)
 
 
 def _to_do(

@@ -155,7 +155,10 @@ def train(
             progress(n_done, len(tasks))
     if len(refused) == len(tasks):
         registry.discard(archive, model_id)
-        some = "; ".join(f"{element}: {why}" for element, why in sorted(refused.items())[:3])
+        some = "; ".join(
+            why if element in why else f"{element}: {why}"
+            for element, why in sorted(refused.items())[:3]
+        )
         raise ValueError(f"nothing learned of {len(tasks)} elements: {some}")
     registry.finish(
         archive,
