@@ -25,7 +25,8 @@ from isal import isal_zlib
 from ml4ad import dqmio
 from ml4ad.stack import KINDS, Axis, HistogramStack
 
-REPEATS, N_LS, SAMPLE = 5, 20, 300
+REPEATS, N_LS, SAMPLE = 7, 20, 300
+REFERENCE = "zlib, one thread (reference)"
 
 
 def written(path: Path, seed: int = 5) -> None:
@@ -85,14 +86,15 @@ def read(path: Path) -> int:
         return sum(len(stack) for stack in file.stacks())
 
 
-def best(work: Callable[[], object]) -> float:
-    """Shortest of several times, in seconds."""
-    times = []
+def best(ways: dict[str, Callable[[], object]]) -> dict[str, float]:
+    """Shortest of several times of each, in seconds, taken in turn as the machine may be shared."""
+    times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(REPEATS):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return min(times)
+        for name, work in ways.items():
+            start = time.perf_counter()
+            work()
+            times[name].append(time.perf_counter() - start)
+    return {name: min(taken) for name, taken in times.items()}
 
 
 def main() -> None:
@@ -108,15 +110,19 @@ def main() -> None:
             f"{n_read:,} histograms, {path.stat().st_size / 1e6:.1f} MB, inflated "
             f"{inflated / 1e6:.0f} MB in {len(packed):,} blocks"
         )
-        reference = best(lambda: [zlib.decompress(data) for data, _ in packed])
-        rows = [("zlib, one thread (reference)", reference)]
-        rows.append(("isal, one thread", best(lambda: [with_isal(*block) for block in packed])))
-        rows.append(("ml4ad.dqmio: index, names", best(lambda: names(path))))
-        rows.append(("ml4ad.dqmio: file to arrays", best(lambda: read(path))))
-        rows.append(("uproot, objects (scaled)", objects(path, n_read)))
+        times = best(
+            {
+                REFERENCE: lambda: [zlib.decompress(data) for data, _ in packed],
+                "isal, one thread": lambda: [with_isal(*block) for block in packed],
+                "ml4ad.dqmio: index, names": lambda: names(path),
+                "ml4ad.dqmio: file to arrays": lambda: read(path),
+            }
+        )
+        times["uproot, objects (scaled)"] = objects(path, n_read)
     print(f"{'':30} {'seconds':>9} {'ratio':>7} {'histograms/s':>13}")
-    for name, seconds in rows:
-        print(f"{name:30} {seconds:9.3f} {seconds / reference:7.2f} {n_read / seconds:13,.0f}")
+    for name, seconds in times.items():
+        ratio = seconds / times[REFERENCE]
+        print(f"{name:30} {seconds:9.3f} {ratio:7.2f} {n_read / seconds:13,.0f}")
 
 
 def names(path: Path) -> int:

@@ -103,9 +103,11 @@ class Assembler:
         self, group: _Group, chosen: slice | Ints, code: int, run: int
     ) -> Iterator[HistogramStack]:
         try:
-            yield self._stack(group, chosen, code, run)
+            stack = self._stack(group, chosen, code, run)
         except ValueError as error:
             self._lose_entries(group.piece.numbers[chosen], str(error))
+        else:
+            yield stack
 
     def _split(self, group: _Group, first: int, last: int) -> Iterator[Ints]:
         """Entries of one element and run by what they have in common, each in order."""

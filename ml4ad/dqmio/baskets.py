@@ -167,31 +167,41 @@ class Branch:
             stops = np.minimum(self.firsts, len(chosen))
             baskets = baskets[np.diff(before[stops])[baskets] > 0]
         pending: list[Piece] = []
-        size = 0
-        for room, keys in self._rooms(baskets, n_bytes, pool, lose):
-            pieces = []
-            for key, at in keys:
-                try:
-                    pieces.append(self._entries(key, room, at))
-                except ValueError as error:
-                    lose(self._loss(key.basket, str(error)))
-            if not pieces:
-                continue
-            piece = _of_one_room(pieces)
-            if chosen is not None:
-                known = piece.numbers < len(chosen)
-                known[known] = chosen[piece.numbers[known]]
-                piece = piece.select(known)
-                if 2 * int((piece.stops - piece.starts).sum()) < len(room):
-                    piece = piece.compact()
+        for room in self._rooms(baskets, n_bytes, pool, lose):
+            pending += self._chosen_of(*room, chosen, lose)
+            # Nothing here may keep the bytes alive while the piece is worked on.
+            del room
             # A room that was needed whole is handed on as it is, without a copy.
-            if pending and size + len(piece.data) > n_bytes:
-                yield join(pending)
-                pending, size = [], 0
-            pending.append(piece)
-            size += len(piece.data)
+            if 2 * sum(len(piece.data) for piece in pending) > n_bytes:
+                ready, pending = [join(pending)], []
+                yield ready.pop()
         if pending:
             yield join(pending)
+
+    def _chosen_of(
+        self,
+        room: Bytes,
+        keys: list[tuple[_Key, int]],
+        chosen: NDArray[np.bool_] | None,
+        lose: Callable[[Loss], None],
+    ) -> list[Piece]:
+        """The chosen entries of a room, in one piece; none if all are lost."""
+        pieces = []
+        for key, at in keys:
+            try:
+                pieces.append(self._entries(key, room, at))
+            except ValueError as error:
+                lose(self._loss(key.basket, str(error)))
+        if not pieces:
+            return []
+        piece = _of_one_room(pieces)
+        if chosen is not None:
+            known = piece.numbers < len(chosen)
+            known[known] = chosen[piece.numbers[known]]
+            piece = piece.select(known)
+            if 2 * int((piece.stops - piece.starts).sum()) < len(room):
+                piece = piece.compact()
+        return [piece]
 
     def _count(self, basket: int) -> int:
         return int(self.firsts[basket + 1] - self.firsts[basket])
@@ -219,8 +229,8 @@ class Branch:
                     lose(self._loss(basket, str(error)))
                     continue
                 if waiting and size + key.size > n_bytes:
-                    yield self._room(waiting, pool, lose)
-                    waiting, size = [], 0
+                    ready, waiting, size = waiting, [], 0
+                    yield self._room(ready, pool, lose)
                 waiting.append(key)
                 size += key.size
         if waiting:

@@ -411,6 +411,8 @@ class DQMIOFile:
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
             for assembler, piece in _ahead(pieces()):
                 yield from assembler.stacks(piece)
+                # The next one is ready and the one after it begun: three would be alive.
+                del piece
 
     def _chosen(
         self,
@@ -429,11 +431,29 @@ class DQMIOFile:
         meant = np.array([is_meant(name) for name in names], dtype=bool)
         chosen = codes >= 0
         chosen[chosen] = meant[codes[chosen]]
+        self._lose_repeated(kind, chosen, (codes, runs, found), lose)
         if run_number is not None:
             chosen &= np.isin(runs, np.atleast_1d(np.asarray(_listed(run_number), dtype=np.int64)))
         if ls_numbers is not None:
             chosen &= as_ls_mask(found, ls_numbers)
         return chosen if chosen.any() else None
+
+    def _lose_repeated(
+        self, kind: str, chosen: NDArray[np.bool_], places: tuple[Ints, Ints, Ints], lose: Any
+    ) -> None:
+        """Leave of every element, run and lumisection only the first entry."""
+        rows = self._rows_of(kind)
+        index = np.stack([self._index["Run"][rows], self._index["Lumi"][rows]])
+        # Without a second row of a lumisection, an element could only repeat within one row.
+        if np.unique(index, axis=1).shape[1] == len(rows):
+            return
+        at = np.flatnonzero(chosen)
+        told = np.stack([place[at] for place in places])
+        _, first = np.unique(told, axis=1, return_index=True)
+        for i in np.setdiff1d(np.arange(len(at)), first).tolist():
+            number = int(at[i])
+            lose(Loss(f"{kind}s", number, number, "a lumisection of an element for a second time"))
+            chosen[number] = False
 
     def _tell_lost_names(self, kind: str, lose: Any) -> None:
         """Report entries that Indices tells and that have no readable name."""
@@ -526,7 +546,8 @@ def _ahead(items: Iterator[_T]) -> Iterator[_T]:
         coming = maker.submit(next, items, None)
         while (item := coming.result()) is not None:
             coming = maker.submit(next, items, None)
-            yield item
+            ready, item = [item], None
+            yield ready.pop()
 
 
 def _listed(numbers: int | Iterable[int]) -> list[int]:

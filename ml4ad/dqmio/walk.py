@@ -149,7 +149,7 @@ def walk(kind: str, piece: Piece, *, framed: bool) -> Columns:
     for name in frames:
         version, ends[name] = cursors.frame(name)
         versions = version.astype(np.int64)
-    found, sums = _th1(cursors, versions, ends["TH1"])
+    found, sums = _th1(cursors, versions, ends["TH1"], KINDS[kind][0])
     cursors.at = ends["TH1"]
     if KINDS[kind][0] == 2:
         cursors.skip(8, "fScalefactor")
@@ -176,7 +176,9 @@ def walk(kind: str, piece: Piece, *, framed: bool) -> Columns:
     return Columns(statistics=np.stack(sums, axis=1), versions=versions, **found)
 
 
-def _th1(cursors: Cursors, versions: Ints, ends: Ints) -> tuple[dict[str, Any], list[NDArray[Any]]]:
+def _th1(
+    cursors: Cursors, versions: Ints, ends: Ints, n_axes: int
+) -> tuple[dict[str, Any], list[NDArray[Any]]]:
     outer, cursors.stops = cursors.stops, ends
     # Before version 3 the members were others; no file with DQMIO trees is that old.
     cursors.refuse(versions < 3, "a TH1 of a version before 3")
@@ -193,9 +195,10 @@ def _th1(cursors: Cursors, versions: Ints, ends: Ints) -> tuple[dict[str, Any], 
         cursors.skip_frame(name)
     found["n_cells"] = cursors.take(">i4", "fNcells").astype(np.int64)
     found["axes"] = cursors.at
-    for name in ("fXaxis", "fYaxis", "fZaxis"):
+    for n_read, name in enumerate(("fXaxis", "fYaxis", "fZaxis"), start=1):
         cursors.skip_frame(name)
-    found["axes_stop"] = cursors.at
+        if n_read == n_axes:
+            found["axes_stop"] = cursors.at
     cursors.skip(4, "fBarOffset")
     found["entries"] = cursors.take(">f8", "fEntries")
     sums = [cursors.take(">f8", name) for name in statistics_names("TH1D")]
