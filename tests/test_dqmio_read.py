@@ -371,6 +371,51 @@ def test_a_corrupt_basket_loses_its_entries_only() -> None:
     assert n_read == rows.reindex(list(KINDS), fill_value=0).sum() - (loss.last - loss.first + 1)
 
 
+def flipped(tree: str, branch: str, path: Path) -> int:
+    """Write the small file with the middle of a branch's last basket inverted; its entries."""
+    data = bytearray((HERE / "small14.root").read_bytes())
+    with uproot.open(HERE / "small14.root") as root:
+        found = root[f"{tree}/{branch}"]
+        last = found.num_baskets - 1
+        middle = int(found.member("fBasketSeek")[last] + found.member("fBasketBytes")[last] // 2)
+        first, stop = found.basket_entry_start_stop(last)
+    for at in range(middle, middle + 8):
+        data[at + 20] ^= 0xFF
+    path.write_bytes(data)
+    return int(stop - first)
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_a_flipped_basket_of_any_tree_is_told_and_skipped(kind: str, tmp_path: Path) -> None:
+    n_lost = flipped(f"{kind}s", "Value", tmp_path / "x.root")
+    with dqmio.open(tmp_path / "x.root") as file:
+        with pytest.raises(dqmio.CorruptFileError, match=f"{kind}s, entries"):
+            list(file.stacks())
+        assert sum(len(s) for s in file.stacks(kinds=set(KINDS) - {kind})) > 0
+        assert not file.losses
+        assert sum(len(s) for s in file.stacks(on_error="skip")) == 431 - n_lost
+        assert [loss.tree for loss in file.losses] == [f"{kind}s"]
+
+
+def test_flipped_names_lose_their_histograms(tmp_path: Path) -> None:
+    n_lost = flipped("TH2Fs", "FullName", tmp_path / "x.root")
+    with dqmio.open(tmp_path / "x.root") as file:
+        with pytest.raises(dqmio.CorruptFileError, match="TH2Fs, entries 0 to 54: FullName"):
+            list(file.stacks())
+        assert sum(len(s) for s in file.stacks(on_error="skip")) == 431 - n_lost
+
+
+@pytest.mark.parametrize("kind", ["Int", "Float", "String"])
+def test_a_flipped_basket_of_scalars_is_told_and_skipped(kind: str, tmp_path: Path) -> None:
+    n_lost = flipped(f"{kind}s", "Value", tmp_path / "x.root")
+    with dqmio.open(tmp_path / "x.root") as file:
+        with pytest.raises(dqmio.CorruptFileError, match=f"{kind}s, entries"):
+            file.scalars()
+        found = file.scalars(on_error="skip")
+        assert kind not in set(found.kind)
+        assert len(found) == 110 - n_lost
+
+
 @pytest.mark.parametrize(
     ("make", "error"),
     [
