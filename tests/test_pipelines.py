@@ -314,12 +314,12 @@ def test_a_chain_gives_each_what_it_declares_and_ends_at_the_first_failure(engin
     two = written("1 / m", parameters="m: int = 1  # divisor", name="two")
     three = written("1", name="three")
     with pytest.raises(pipelines.RunError, match="of two: failed"):
-        pipelines.chain({"n": 4, "m": 0}, notebooks=[one, two, three])
+        pipelines.chain({"n": 4, "m": 0}, steps=[one, two, three])
     second, first = records.recent(engine)
     assert (first.given, second.given) == ({"n": 4}, {"m": 0})
     assert second.chain_id == first.pipeline_run_id
     with pytest.raises(ValueError, match="none of one, two has a parameter 'k'"):
-        pipelines.chain({"k": 4}, notebooks=[one, two])
+        pipelines.chain({"k": 4}, steps=[one, two])
 
 
 @pytest.mark.usefixtures("engine")

@@ -62,10 +62,12 @@ def run(
 @click.argument("notebooks", nargs=-1)
 @_PARAMETERS
 @_TIMEOUT
+@click.option("--job", metavar="NAME", help="Refuse while a run of the job NAME is under way.")
 def chain(
     notebooks: tuple[str, ...],
     parameters: tuple[tuple[str, str], ...],
     timeout: float | None,
+    job: str | None,
 ) -> None:
     """Run NOTEBOOKS one after the other: ingest, score and report if none is named.
 
@@ -79,8 +81,11 @@ def chain(
     steps = notebooks or pipelines.CHAIN
     given = pipelines.plan(steps, dict(parameters), texts=True)
     values = {name: value for _, own in given for name, value in own.items()}
+    origin = pipelines.Origin(job=job)
     with _progress() as on_cell:
-        records = pipelines.chain(values, notebooks=steps, timeout_s=timeout, on_cell=on_cell)
+        records = pipelines.chain(
+            values, steps=steps, timeout_s=timeout, on_cell=on_cell, origin=origin
+        )
     for record in records:
         _tell(record)
 

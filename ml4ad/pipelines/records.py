@@ -6,6 +6,7 @@ marked lost by whoever looks next.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import socket
@@ -259,6 +260,49 @@ def running(engine: sa.Engine, job: str) -> Record | None:
     """The run of ``job`` that is under way, or None."""
     found = recent(engine, job=job, state=RunState.RUNNING, limit=1)
     return found[0] if found else None
+
+
+# -- locks ---------------------------------------------------------------------------------------
+
+#: Name of the lock that the keeper of the schedule holds; a job's is its own name.
+SCHEDULE = ""
+
+_LOCKS = 0x6D6C3471
+
+
+@contextmanager
+def locked(engine: sa.Engine, name: str, holder: str) -> Iterator[sa.Connection | str]:
+    """The connection that holds the lock ``name``, or who else holds it, as text.
+
+    It is the database's, so that it counts on all machines, and falls when its holder ends.
+    ``holder`` is what others are told, at most 63 characters.
+    """
+    key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], signed=True)
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(sa.select(sa.func.set_config("application_name", holder[:63], False)))
+        taken = connection.scalar(sa.select(sa.func.pg_try_advisory_lock(_LOCKS, key)))
+        try:
+            yield connection if taken else _holder(connection, key)
+        finally:
+            # Not given back to the pool: whoever got it would have the name, and the lock.
+            connection.invalidate()
+
+
+def assert_held(lock: sa.Connection) -> None:
+    """Raise DatabaseError if the connection that holds a lock is gone, and so the lock."""
+    lock.execute(sa.select(1))
+
+
+def _holder(connection: sa.Connection, key: int) -> str:
+    locks = sa.table("pg_locks", sa.column("pid"), sa.column("classid"), sa.column("objid"))
+    activity = sa.table("pg_stat_activity", sa.column("pid"), sa.column("application_name"))
+    found = connection.scalar(
+        sa.select(activity.c.application_name)
+        .join(locks, locks.c.pid == activity.c.pid)
+        .where(locks.c.classid == sa.cast(_LOCKS, sa.BigInteger))
+        .where(locks.c.objid == sa.cast(key % 2**32, sa.BigInteger))
+    )
+    return found or "by somebody who has just ended"
 
 
 # -- rows ----------------------------------------------------------------------------------------

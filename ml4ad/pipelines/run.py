@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,6 +33,10 @@ _PATIENCE_S = 120
 
 class RunError(RuntimeError):
     """A run ended badly; the message says where, its record (`records.find`) says all."""
+
+
+class OverlapError(RuntimeError):
+    """The job's run before this one has not ended."""
 
 
 def run(
@@ -102,25 +107,49 @@ def rerun(run_id: int, **options: Any) -> Record:
 def chain(
     parameters: Mapping[str, Any] | None = None,
     *,
-    notebooks: Sequence[str | Path] = CHAIN,
+    steps: Sequence[str | Path] = CHAIN,
     origin: Origin | None = None,
     **options: Any,
 ) -> list[Record]:
-    """Records of ``notebooks`` run one after the other; the first that fails ends it.
+    """Records of the notebooks ``steps``, run one after the other; the first that fails ends it.
 
     Each gets those of the ``parameters`` that it declares. Raises ValueError, before anything runs,
-    for a parameter that none of them declares so; else as `run`.
+    for a parameter that none of them declares so; OverlapError if ``origin`` names a job that runs
+    already; else as `run`.
     """
     shared = dict(parameters or {})
-    steps = plan(notebooks, shared)
-    done: list[Record] = []
+    planned = plan(steps, shared)
     origin = origin or Origin()
-    for path, given in steps:
-        done.append(run(path, given, origin=origin, **options))
-        first = origin.chain_id or done[0].pipeline_run_id
-        # Only the first is what was planned for the moment; the others follow from it.
-        origin = replace(origin, planned_at=None, chain_id=first)
+    with _alone(planned, origin, options.get("database_url")):
+        done: list[Record] = []
+        for path, given in planned:
+            done.append(run(path, given, origin=origin, **options))
+            first = origin.chain_id or done[0].pipeline_run_id
+            # Only the first is what was planned for the moment; the others follow from it.
+            origin = replace(origin, planned_at=None, chain_id=first)
     return done
+
+
+@contextmanager
+def _alone(
+    steps: Sequence[tuple[Path, dict[str, Any]]], origin: Origin, database_url: str | None
+) -> Iterator[None]:
+    """Hold the job's lock, so that no two runs of it overlap, on whatever machines."""
+    if origin.job is None:
+        yield
+        return
+    holder = f"ml4ad job {origin.job} on {socket.gethostname()}, process {os.getpid()}"
+    with (
+        records.opened(database_url) as engine,
+        records.locked(engine, origin.job, holder) as lock,
+    ):
+        if isinstance(lock, str):
+            path, given = steps[0]
+            reason = f"still at it: {lock}"
+            read = notebooks.read(path)
+            records.note(engine, read, given, origin, state=RunState.REFUSED, reason=reason)
+            raise OverlapError(f"job {origin.job} is {reason}")
+        yield
 
 
 def plan(
