@@ -8,9 +8,9 @@ the connection; so a file that is RUNNING and not locked has lost its worker.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +29,7 @@ from ml4ad.store import DatabaseError, State, blocks, dimensions, engine
 from ml4ad.store.blocks import PackedBlock
 from ml4ad.store.connection import raw, translated
 from ml4ad.store.dimensions import DATASET_LOCK, FILE_LOCK
+from ml4ad.store.packing import DamagedBlockError
 from ml4ad.store.schema import MAX_REASON, file, run
 
 _WAITING = (State.INDEXED, State.PENDING, State.RUNNING, State.FAILED)
@@ -61,7 +62,7 @@ def ingest_file(
     pass. Raises KeyError for an unknown number, DatabaseError if the database is not there.
     """
     started = time.monotonic()
-    here = _engine(url, os.getpid())
+    here = _engine(url)
     memory = memory_mb or settings.load().memory_mb
     with here.connect() as connection, _claimed(connection, file_id, replace) as row:
         if row is not None:
@@ -74,11 +75,23 @@ def ingest_file(
     return dataclasses.replace(done, seconds=time.monotonic() - started)
 
 
-@functools.lru_cache(maxsize=4)
-def _engine(url: str, pid: int) -> sa.Engine:
-    # A connection must not be used on both sides of a fork, hence the pid.
-    del pid
-    return engine(url)
+# By process, too: a connection must not be used on both sides of a fork.
+_engines: dict[tuple[str, int], sa.Engine] = {}
+_engines_lock = threading.Lock()
+
+
+def _engine(url: str) -> sa.Engine:
+    key = (url, os.getpid())
+    with _engines_lock:
+        if key not in _engines:
+            _engines[key] = engine(url)
+        return _engines[key]
+
+
+def close_engines() -> None:
+    """Give back the connections that this process keeps between files."""
+    for key in [key for key in _engines if key[1] == os.getpid()]:
+        _engines.pop(key).dispose()
 
 
 def _attempt(
@@ -92,7 +105,11 @@ def _attempt(
         raise
     except FileNotFoundError as error:
         return {"state": State.FAILED, "reason": _one_line(error), "vanished": True}
-    except (OSError, sa.exc.SQLAlchemyError, psycopg.Error) as error:
+    except psycopg.errors.UniqueViolation as error:
+        twice = f"{row.path}: an element is twice in a lumisection: {_one_line(error)}"
+        return {"state": State.BAD, "reason": twice}
+    except (OSError, sa.exc.SQLAlchemyError, psycopg.Error, DamagedBlockError) as error:
+        # A damaged block is the archive's, not the file's.
         return {"state": State.FAILED, "reason": _one_line(error)}
     except ValueError as error:
         return {"state": State.BAD, "reason": _one_line(error)}
@@ -209,10 +226,13 @@ def _store(
         )
 
 
-def _lumisections(opened: Any) -> pd.DataFrame:
-    """What the file holds: a row per lumisection, and per run (lumisection 0)."""
-    found: pd.DataFrame = opened.lumisections
-    return found[["run_number", "ls_number", "begin_time", "end_time", "n_mes"]]
+def _lumisections(opened: dqmio.DQMIOFile) -> pd.DataFrame:
+    """What the file holds: a row per lumisection, and per run (lumisection 0), with ``n_mes``."""
+    index = opened.index
+    counted = index.assign(n_mes=(index["last"] - index["first"] + 1).where(index.kind != "", 0))
+    return counted.groupby(["run_number", "ls_number"], as_index=False).agg(
+        begin_time=("begin_time", "min"), end_time=("end_time", "max"), n_mes=("n_mes", "sum")
+    )
 
 
 def _store_runs(connection: sa.Connection, row: Any, lumisections: pd.DataFrame) -> None:

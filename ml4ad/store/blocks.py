@@ -175,7 +175,7 @@ def _assemble(blocks: Sequence[StoredBlock]) -> HistogramStack:
     for name in _ARRAYS:
         dtypes = [p.dtype(name) for p in opened if name in p.names()]
         if dtypes:
-            arrays[name] = np.empty((len(numbers), *cells), dtype=np.result_type(*dtypes))
+            arrays[name] = packing.empty((len(numbers), *cells), np.result_type(*dtypes))
 
     def fill(position: int) -> None:
         packed = opened[position]
