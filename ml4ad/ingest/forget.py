@@ -7,15 +7,28 @@ from typing import Any
 import sqlalchemy as sa
 from psycopg import sql
 
-from ml4ad.ingest import find
+from ml4ad.ingest import cut, find
 from ml4ad.store import State, dimensions
 from ml4ad.store.connection import raw
 from ml4ad.store.dimensions import DATASET_LOCK, FILE_LOCK
 from ml4ad.store.schema import block, copy, dataset, file, lumisection, run, scalar
 
 
+def has_contents(connection: sa.Connection, dataset_id: int, file_id: int) -> bool:
+    """Whether a file has brought anything into a dataset."""
+    brought = sa.select(run.c.file_id).where(
+        run.c.dataset_id == dataset_id, run.c.file_id == file_id
+    )
+    return connection.execute(brought.limit(1)).first() is not None
+
+
 def delete_contents(connection: sa.Connection, dataset_id: int, file_id: int) -> None:
-    """Delete all that a file brought into a dataset; its row stays."""
+    """Delete all that a file brought into a dataset; its row stays.
+
+    Waits until nobody else is at the dataset: blocks that the file shares with others change.
+    """
+    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(DATASET_LOCK, dataset_id)))
+    cut.cut_file(connection, dataset_id, file_id)
     for table in (block, scalar, lumisection, run):
         connection.execute(
             sa.delete(table).where(table.c.dataset_id == dataset_id, table.c.file_id == file_id)

@@ -11,9 +11,10 @@ import pandas as pd
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
+from ml4ad.ingest import cut
+from ml4ad.ingest.repack import SEVERAL_FILES
 from ml4ad.stack import Ints
-from ml4ad.store import blocks
-from ml4ad.store.schema import binning, block, dataset, file, lumisection, me, scalar
+from ml4ad.store.schema import block, file, lumisection, scalar
 
 # Files named in the reason of a refusal, before the rest is only counted.
 _NAMED = 5
@@ -154,9 +155,15 @@ def _take_over(connection: sa.Connection, row: Any, older: pd.DataFrame) -> None
     by_part: dict[tuple[int, int], list[int]] = {}
     for file_id, (run_number, ls_number) in zip(older.file_id.tolist(), _keys(older), strict=True):
         by_part.setdefault((file_id, run_number), []).append(ls_number)
+    lost: dict[int, tuple[int, int]] = {}
     for (file_id, run_number), numbers in by_part.items():
         these = sa.bindparam("these", numbers, type_=sa.ARRAY(sa.BigInteger))
-        _cut_blocks(connection, row.dataset_id, file_id, run_number, numbers)
+        n_cut = sum(
+            cut.cut(connection, row.dataset_id, holder, run_number, numbers)
+            for holder in (file_id, SEVERAL_FILES)
+        )
+        n_ls, n_histograms = lost.get(file_id, (0, 0))
+        lost[file_id] = n_ls + len(numbers), n_histograms + n_cut
         connection.execute(
             sa.delete(scalar)
             .where(scalar.c.dataset_id == row.dataset_id, scalar.c.file_id == file_id)
@@ -169,63 +176,17 @@ def _take_over(connection: sa.Connection, row: Any, older: pd.DataFrame) -> None
             .where(lumisection.c.ls_number == sa.any_(these))
             .values(file_id=row.file_id)
         )
-    for file_id in sorted({file_id for file_id, _ in by_part}):
-        n_lost = sum(len(lost) for (holder, _), lost in by_part.items() if holder == file_id)
-        _recount(connection, row, file_id, n_lost)
+    for file_id in sorted(lost):
+        _recount(connection, row, file_id, *lost[file_id])
 
 
-def _cut_blocks(
-    connection: sa.Connection, dataset_id: int, file_id: int, run_number: int, numbers: list[int]
-) -> None:
-    """Pack the blocks of a file again without these lumisections."""
-    touched = (
-        (block.c.dataset_id == dataset_id)
-        & (block.c.file_id == file_id)
-        & (block.c.run_number == run_number)
-        & (block.c.first_ls <= max(numbers))
-        & (block.c.last_ls >= min(numbers))
-    )
-    query = (
-        sa.select(
-            *(me.c.me, dataset.c.dataset, block.c.run_number, block.c.file_id, block.c.first_ls),
-            *(binning.c.description, block.c.packed, block.c.me_id, block.c.binning_id),
-        )
-        .join_from(block, me, block.c.me_id == me.c.me_id)
-        .join(dataset, dataset.c.dataset_id == block.c.dataset_id)
-        .join(binning, binning.c.binning_id == block.c.binning_id)
-        .where(touched)
-    )
-    for *stored, me_id, binning_id in connection.execute(query).all():
-        (stack,) = blocks.unpack([blocks.StoredBlock(*stored)], None)
-        rest = stack.select(np.setdiff1d(stack.ls_numbers, numbers))
-        if len(rest) == len(stack):
-            continue
-        this = (block.c.me_id == me_id) & (block.c.first_ls == stored[4]) & touched
-        connection.execute(sa.delete(block).where(this))
-        for packed in blocks.pack(rest):
-            connection.execute(
-                sa.insert(block).values(
-                    me_id=me_id,
-                    run_number=run_number,
-                    first_ls=packed.first_ls,
-                    file_id=file_id,
-                    dataset_id=dataset_id,
-                    binning_id=binning_id,
-                    last_ls=packed.last_ls,
-                    n_ls=packed.n_ls,
-                    packed=packed.packed,
-                )
-            )
-
-
-def _recount(connection: sa.Connection, row: Any, file_id: int, n_lost: int) -> None:
+def _recount(connection: sa.Connection, row: Any, file_id: int, n_lost: int, n_cut: int) -> None:
     """Count again what a file holds, and tell who has the rest."""
     held = sa.select(sa.func.count()).where(lumisection.c.file_id == file_id).scalar_subquery()
     ours = (block.c.dataset_id == row.dataset_id) & (block.c.file_id == file_id)
     counts = connection.execute(
         sa.select(
             sa.func.count().label("n_blocks"),
-            sa.func.coalesce(sa.func.sum(block.c.n_ls), 0).label("n_histograms"),
             sa.func.coalesce(sa.func.sum(sa.func.length(block.c.packed)), 0).label("packed_bytes"),
         ).where(ours)
     ).one()
@@ -235,6 +196,8 @@ def _recount(connection: sa.Connection, row: Any, file_id: int, n_lost: int) -> 
         .values(
             **counts._asdict(),
             n_ls=held,
+            # Of blocks that it shares with others nothing tells how many are its own.
+            n_histograms=file.c.n_histograms - n_cut,
             n_refused=file.c.n_refused + n_lost,
             reason=sa.func.left(f"{n_lost} lumisections were replaced by {row.path}", 5000),
         )

@@ -195,13 +195,16 @@ def _store(
 ) -> None:
     if row.dataset_id is None:
         raise OSError(f"{row.path}: dataset unknown; index it with --dataset")
+    again = forget.has_contents(connection, row.dataset_id, row.file_id)
     # Who only adds shares the dataset; who changes what others added has it alone.
-    lock = sa.func.pg_advisory_xact_lock if replace else sa.func.pg_advisory_xact_lock_shared
+    alone = replace or again
+    lock = sa.func.pg_advisory_xact_lock if alone else sa.func.pg_advisory_xact_lock_shared
     connection.execute(sa.select(lock(DATASET_LOCK, row.dataset_id)))
     with dqmio.open(row.path) as opened:
         if row.uuid is not None and opened.uuid != row.uuid:
             raise OSError(f"{row.path}: another file than was indexed (UUID); index it again")
-        forget.delete_contents(connection, row.dataset_id, row.file_id)
+        if again:
+            forget.delete_contents(connection, row.dataset_id, row.file_id)
         lumisections = _lumisections(opened)
         owned = ownership.claim(connection, row, lumisections, replace=replace)
         _store_runs(connection, row, lumisections)
