@@ -571,22 +571,24 @@ def _coded(branch: Branch, lose: Any) -> tuple[list[bytes], Ints]:
     for piece in branch.pieces(None, _NAME_BYTES, None, lose):
         data = piece.data.tobytes()
         spans = zip(piece.starts.tolist(), piece.stops.tolist(), strict=True)
-        codes = np.array(
-            [table.setdefault(data[a:b], len(table)) for a, b in spans], dtype=np.int64
-        )
+        stored = [data[a:b] for a, b in spans]
+        # A file of 400 MB holds a million names, of which some thousands differ.
+        for text in dict.fromkeys(stored):
+            table.setdefault(text, len(table))
+        codes = np.fromiter(map(table.__getitem__, stored), dtype=np.int64, count=len(stored))
         parts.append((piece.numbers, codes))
     n_room = max((int(numbers[-1]) + 1 for numbers, _ in parts if len(numbers)), default=0)
     out = np.full(n_room, -1, dtype=np.int64)
     for numbers, codes in parts:
         out[numbers] = codes
     texts = []
-    for code, stored in enumerate(table):
-        text = _string(stored)
-        if text is None:
+    for code, found in enumerate(table):
+        content = _string(found)
+        if content is None:
             for number in np.flatnonzero(out == code).tolist():
                 lose(Loss(branch.tree, number, number, f"{branch.name}: a text of wrong length"))
             out[out == code] = -1
-        texts.append(text or b"")
+        texts.append(content or b"")
     return texts, out
 
 
