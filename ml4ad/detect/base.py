@@ -182,13 +182,14 @@ def as_stacks(stacks: Stacks) -> tuple[HistogramStack, ...]:
         raise ValueError("no stack to fit: want at least one")
     first = listed[0]
     for other in listed[1:]:
-        _check_axes(first.axes, other, f"run {first.run_number}")
+        check_axes(first.axes, other, f"run {first.run_number}")
         if first.is_profile != other.is_profile:
             raise ValueError(f"{first.me} is a {first.kind}, {other.me} a {other.kind}")
     return listed
 
 
-def _check_axes(axes: Sequence[Axis], stack: HistogramStack, origin: str) -> None:
+def check_axes(axes: Sequence[Axis], stack: HistogramStack, origin: str) -> None:
+    """Raise ValueError, naming the difference, unless the stack has this binning."""
     if len(axes) != len(stack.axes):
         raise ValueError(
             f"{stack.me}: {len(stack.axes)} axes in run {stack.run_number}, {len(axes)} in {origin}"
@@ -401,7 +402,7 @@ class Detector(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
     def _check_fitted(self, stack: HistogramStack) -> None:
         if not hasattr(self, "axes_"):
             raise ValueError(f"{type(self).__name__} is not fitted: call fit first")
-        _check_axes(self._axes(), stack, f"the model of {self.me_}")
+        check_axes(self._axes(), stack, f"the model of {self.me_}")
         if self.counts_only and stack.is_profile:
             raise ValueError(f"{stack.me} is a {stack.kind}: the model learned counts")
 
@@ -469,7 +470,7 @@ def _packed(value: Any, name: str, arrays: dict[str, NDArray[Any]]) -> Any:
         return {"detector": document, "prefix": f"{name}/"}
     if isinstance(value, np.ndarray):
         if value.dtype == object:
-            raise TypeError(f"{name}: an array of objects cannot be saved")
+            raise ValueError(f"{name}: an array of objects cannot be saved")
         arrays[name] = value
         return {"array": name}
     if isinstance(value, dict):
@@ -485,7 +486,7 @@ def _packed(value: Any, name: str, arrays: dict[str, NDArray[Any]]) -> Any:
         return value.item()
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    raise TypeError(f"{name}: a {type(value).__name__} cannot be saved without pickle")
+    raise ValueError(f"{name}: a {type(value).__name__} cannot be saved without pickle")
 
 
 def _unpacked(value: Any, arrays: dict[str, NDArray[Any]], prefix: str) -> Any:
