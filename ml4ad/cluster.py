@@ -20,6 +20,9 @@ KINDS: Mapping[str, tuple[str, str, str]] = {
     "kubernetes": ("dask_kubernetes.operator", "KubeCluster", "kubernetes"),
 }
 
+# Without an address Dask takes port 8787, which a second cluster would find taken.
+_ANY_PORT = "127.0.0.1:0"
+
 
 def build(kind: str, options: Mapping[str, Any] | None = None) -> Any:
     """Cluster of ``kind`` with the library's own ``options``; no worker is started.
@@ -39,7 +42,7 @@ def build(kind: str, options: Mapping[str, Any] | None = None) -> Any:
     chosen = dict(options or {})
     if kind == "local":
         # Processes, not threads: a crash of one worker must not take the others along.
-        chosen = {"n_workers": 0, "threads_per_worker": 1, "dashboard_address": None} | chosen
+        chosen = {"n_workers": 0, "threads_per_worker": 1, "dashboard_address": _ANY_PORT} | chosen
     try:
         return cluster_class(**chosen)
     except (TypeError, ValueError) as refused:
@@ -54,7 +57,7 @@ def job_script(settings: Settings, name: str) -> str:
     kind, options, _ = _described(settings, name)
     if kind not in ("htcondor", "slurm"):
         raise ValueError(f"cluster {name!r} is of kind {kind!r}, which has no job script")
-    with build(kind, {"scheduler_options": {"dashboard_address": None}} | options) as cluster:
+    with build(kind, {"scheduler_options": {"dashboard_address": _ANY_PORT}} | options) as cluster:
         return cluster.job_script()
 
 
@@ -69,7 +72,8 @@ def client(
     """Dask client; what was started for it is stopped at the end.
 
     ``scheduler`` is the address of a running one (``tcp://host:8786``); ``name`` a cluster of the
-    settings file; otherwise ``workers`` local processes are started (default: one per core).
+    settings file, by default the one that they name as ``cluster``; otherwise ``workers`` local
+    processes are started (default: one per core).
     Raises ValueError if more than one of scheduler and name is given, or workers is not positive,
     KeyError for an unknown name, OSError if the scheduler does not answer.
     """
@@ -81,6 +85,8 @@ def client(
         raise ValueError(f"scheduler {scheduler!r} and cluster {name!r}: want one of them")
     if workers is not None and workers < 1:
         raise ValueError(f"{workers} workers, want at least 1")
+    if scheduler is None and name is None:
+        name = settings.cluster
     if scheduler is not None:
         with Client(scheduler, timeout=20) as connected:
             yield connected
