@@ -97,6 +97,10 @@ class Settings(BaseSettings):
         30, description="longest wait for an answer of OMS or Run Registry, in seconds"
     )
 
+    cluster: str | None = Field(
+        None, description="named cluster to work on; without it workers on this host"
+    )
+    workspace: str | None = Field(None, description="workspace to work in; without it all elements")
     clusters: dict[str, ClusterSettings] = Field(
         default_factory=dict, description="named Dask clusters"
     )
