@@ -25,69 +25,47 @@ import ml4ad
 from ml4ad import Axis, HistogramStack, cli, cluster, conditions, detect
 from ml4ad.detect import reasons, registry
 from ml4ad.detect.alarms import refresh
-from ml4ad.detect.episodes import QUIET_LS, find
+from ml4ad.detect.episodes import find
 from ml4ad.settings import Settings
 from ml4ad.store import scoring
 
-# -- episodes ------------------------------------------------------------------------------------
+# -- incidents ------------------------------------------------------------------------------------
 
 ALPHA = np.log(1e-4)
-ONE = 0.0
 
 
-def line(*values):
-    return np.array([values], dtype=float)
+def of(**log_p):
+    arrays_of = {me: np.asarray(own, dtype=float) for me, own in log_p.items()}
+    n_ls = len(next(iter(arrays_of.values())))
+    return find(7, np.arange(1, n_ls + 1), arrays_of, ALPHA)
 
 
-def of(log_p):
-    return find(log_p, np.arange(1, log_p.shape[1] + 1), ALPHA)
+def strange(first, last, *, n_ls=60, log_p=-20.0):
+    out = np.zeros(n_ls)
+    out[first - 1 : last] = log_p
+    return out
 
 
-def test_a_quiet_run_has_no_episode():
-    assert of(np.full((3, 50), ONE)) == []
+def test_a_quiet_run_has_no_incident():
+    assert of(a=np.zeros(50), b=np.full(50, np.nan)) == []
 
 
-def test_one_lumisection_is_an_episode():
-    (only,) = of(line(*[ONE] * 10, -20, *[ONE] * 10))
-    assert (only.first, only.last, only.peak, only.open) == (10, 10, 10, False)
+def test_elements_that_begin_together_are_one_incident_and_the_clearest_leads():
+    (only,) = of(a=strange(11, 20), b=np.zeros(60), c=strange(13, 30, log_p=-50.0))
+    assert only.elements == ("c", "a")
+    assert (only.first_ls, only.last_ls) == (11, 30)
+    assert not only.open
 
 
-def test_an_episode_closes_after_five_quiet_lumisections_and_not_before():
-    short, long = [ONE] * (QUIET_LS - 1), [ONE] * QUIET_LS
-    assert len(of(line(-20, *short, -20, *long))) == 1
-    assert len(of(line(-20, *long, -20, *long))) == 2
+def test_a_fault_that_lasts_all_run_does_not_swallow_another():
+    found = of(a=strange(6, 60), b=strange(41, 45, log_p=-50.0), c=strange(42, 44))
+    assert [own.elements for own in found] == [("b", "c"), ("a",)]
+    assert [own.open for own in found] == [False, True]
 
 
-def test_an_episode_lasts_while_p_is_below_ten_times_the_threshold():
-    still, over = ALPHA + 1, ALPHA + 3
-    (only,) = of(line(ONE, -20, still, still, over, *[ONE] * 10))
-    assert (only.first, only.last, only.n_flagged) == (1, 3, 1)
-
-
-def test_an_episode_at_the_end_is_open():
-    (only,) = of(line(*[ONE] * 10, -20, -20, ONE))
-    assert only.open
-
-
-def test_what_was_not_assessed_neither_opens_nor_ends():
-    gap = [np.nan] * 20
-    (only,) = of(line(*gap, -20, *gap, -20, *[ONE] * 10))
-    assert (only.first, only.last) == (20, 41)
-    assert of(line(*gap)) == []
-
-
-def test_elements_that_begin_together_are_one_episode_and_the_clearest_leads():
-    log_p = np.zeros((3, 40))
-    log_p[0, 10:20], log_p[2, 12:30] = -20, -50
-    (only,) = of(log_p)
-    assert only.rows == (2, 0)
-    assert (only.first, only.last) == (10, 29)
-
-
-def test_faults_that_only_touch_stay_apart():
-    log_p = np.zeros((2, 60))
-    log_p[0, 5:50], log_p[1, 40:45] = -20, -50
-    assert [e.rows for e in of(log_p)] == [(1,), (0,)]
+def test_faults_one_after_the_other_stay_apart():
+    found = of(a=strange(5, 6), b=strange(8, 9, log_p=-50.0))
+    assert [own.elements for own in found] == [("b",), ("a",)]
 
 
 scores_of_runs = arrays(
@@ -98,11 +76,13 @@ scores_of_runs = arrays(
 
 
 @given(scores_of_runs)
-def test_every_alarm_is_in_an_episode_of_its_element(log_p):
-    found = of(log_p)
+def test_every_alarm_is_in_an_incident_of_its_element(log_p):
+    found = of(**{str(i): own for i, own in enumerate(log_p)})
     for row, column in zip(*np.nonzero(log_p < ALPHA), strict=True):
-        assert any(row in e.rows and e.first <= column <= e.last for e in found)
-    assert sum(e.n_flagged for e in found) == (log_p < ALPHA).sum()
+        assert any(
+            str(row) in own.elements and own.first_ls <= column + 1 <= own.last_ls for own in found
+        )
+    assert [own.log10_p for own in found] == sorted(own.log10_p for own in found)
 
 
 # -- training ------------------------------------------------------------------------------------
@@ -347,7 +327,7 @@ def test_a_model_that_cannot_explain_leaves_the_alarm_standing(database_url):
     with judged(database_url, log_p) as archive:
         refresh(archive, "model", DATASET, 7)
         (only,) = detect.incidents(archive, 7)["sentence"]
-        assert only == "e0: unlike all known-good lumisections in LS 5 to 7; and 1 more elements"
+        assert only == "e0: unlike all known-good lumisections in LS 5 to 7; and 1 more element"
         assert len(detect.incidents(archive, me="Pixel/e1")) == 1
 
 

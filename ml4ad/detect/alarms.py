@@ -13,7 +13,8 @@ import sqlalchemy as sa
 from ml4ad.conditions.query import Runs, among
 from ml4ad.detect import registry
 from ml4ad.detect.base import Explanation
-from ml4ad.detect.episodes import Episode, find
+from ml4ad.detect.episodes import find
+from ml4ad.detect.incidents import Incident
 from ml4ad.detect.registry import ModelLike
 from ml4ad.detect.scored import ScoreMap, dataset_number, me_names, models_or_active, score_map
 from ml4ad.detect.spread import FAILURES
@@ -38,7 +39,8 @@ def refresh(archive: Archive, model: ModelLike, dataset: str, run_number: int) -
     again changes nothing.
     """
     scored = score_map(archive, model, dataset, run_number)
-    episodes = find(scored.log_p, scored.ls_numbers, scored.log_alpha)
+    log_p = dict(zip(scored.mes, scored.log_p, strict=True))
+    found = find(run_number, scored.ls_numbers, log_p, scored.log_alpha)
     where = sa.and_(
         _INCIDENT.c.model_id == scored.model.model_id,
         _INCIDENT.c.run_number == run_number,
@@ -52,8 +54,8 @@ def refresh(archive: Archive, model: ModelLike, dataset: str, run_number: int) -
             sa.select(_INCIDENT).where(where).order_by(_INCIDENT.c.incident_id)
         ).mappings()}  # fmt: skip
         kept: set[int] = set()
-        for rank, episode in enumerate(episodes):
-            row = _row(archive, scored, episode, before, explained=rank < MOST_EXPLAINED)
+        for rank, incident in enumerate(found):
+            row = _row(archive, scored, incident, before, explained=rank < MOST_EXPLAINED)
             old = _same(row, before, kept)
             if old is None:
                 row |= {"model_id": scored.model.model_id, "dataset_id": number}
@@ -72,9 +74,9 @@ def refresh(archive: Archive, model: ModelLike, dataset: str, run_number: int) -
             model=str(scored.model),
             dataset=dataset,
             run_number=run_number,
-            n_incidents=len(episodes),
+            n_incidents=len(found),
         )
-    return len(episodes)
+    return len(found)
 
 
 def notify(connection: sa.Connection, **said: Any) -> None:
@@ -95,29 +97,30 @@ def _same(
 def _row(
     archive: Archive,
     scored: ScoreMap,
-    episode: Episode,
+    incident: Incident,
     before: Mapping[int, Mapping[Any, Any]],
     *,
     explained: bool,
 ) -> dict[str, Any]:
-    lead, peak = episode.rows[0], episode.peak
-    me_id, peak_ls = scored.me_ids[lead], int(scored.ls_numbers[peak])
+    rows = [scored.mes.index(me) for me in incident.elements]
+    lead, peak = rows[0], int(np.searchsorted(scored.ls_numbers, incident.peak_ls))
+    during = (scored.ls_numbers >= incident.first_ls) & (scored.ls_numbers <= incident.last_ls)
     row = {
-        "first_ls": int(scored.ls_numbers[episode.first]),
-        "last_ls": int(scored.ls_numbers[episode.last]),
-        "open": episode.open,
-        "n_flagged": episode.n_flagged,
-        "me_id": me_id,
-        "me_ids": [scored.me_ids[i] for i in episode.rows],
-        "peak_ls": peak_ls,
+        "first_ls": incident.first_ls,
+        "last_ls": incident.last_ls,
+        "open": incident.open,
+        "n_flagged": int(scored.flagged[rows][:, during].sum()),
+        "me_id": scored.me_ids[lead],
+        "me_ids": [scored.me_ids[i] for i in rows],
+        "peak_ls": incident.peak_ls,
         "score": float(scored.scores[lead, peak]),
         "log_p": float(scored.log_p[lead, peak]),
     }
     for old in before.values():
         if all(old[name] == row[name] for name in ("me_id", "peak_ls", "score")):
             return row | {name: old[name] for name in _EXPLAINED}
-    why = explain(archive, scored, scored.mes[lead], peak_ls) if explained else None
-    return row | _words(scored, episode, why)
+    why = explain(archive, scored, scored.mes[lead], incident.peak_ls) if explained else None
+    return row | _words(incident, why)
 
 
 _EXPLAINED = (*("direction", "strength", "observed", "expected", "place", "reference", "sentence"),)
@@ -137,17 +140,17 @@ def explain(archive: Archive, scored: ScoreMap, me: str, ls_number: int) -> Expl
     return None
 
 
-def _words(scored: ScoreMap, episode: Episode, why: Explanation | None) -> dict[str, Any]:
-    lead = episode.rows[0]
+def _words(incident: Incident, why: Explanation | None) -> dict[str, Any]:
     if why is None or why.place is None:
-        name = scored.mes[lead].rsplit("/", 1)[-1]
-        first, last = (int(scored.ls_numbers[at]) for at in (episode.first, episode.last))
+        name = incident.elements[0].rsplit("/", 1)[-1]
+        first, last = incident.first_ls, incident.last_ls
         span = f"in LS {first}" if first == last else f"in LS {first} to {last}"
         sentence = f"{name}: unlike all known-good lumisections {span}"
     else:
         sentence = why.sentence
-    if len(episode.rows) > 1:
-        sentence += f"; and {len(episode.rows) - 1} more elements"
+    more = len(incident.elements) - 1
+    if more:
+        sentence += f"; and {more} more element{'s' if more > 1 else ''}"
     place: dict[str, Any] = {}
     if why is not None and why.place is not None:
         place = {

@@ -1,105 +1,67 @@
-"""From p-values of many elements and lumisections to the few things that went wrong."""
+"""From scores of many elements to the few things that went wrong in a run."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import numpy as np
 
+from ml4ad.detect.incidents import Incident, of_element
 from ml4ad.stack import Floats, Ints
 
-#: An alarm ends after so many lumisections in a row above ten times the p-value that opened it.
-QUIET_LS = 5
-_HYSTERESIS = float(np.log(10))
 #: Elements belong together that began within so many lumisections of each other.
-_ONSET_LS = 3
+ONSET_LS = 3
 
 
-@dataclass(frozen=True)
-class Episode:
-    """Columns ``first`` to ``last`` in which ``rows`` alarm, clearest first.
+def find(
+    run_number: int, ls_numbers: Ints, log_p: Mapping[str, Floats], log_alpha: float
+) -> list[Incident]:
+    """What went wrong in a run, the clearest first.
 
-    ``peak`` is the column in which the first of the rows is least probable; ``open`` says that it
-    is not over; ``n_flagged`` counts pairs below the threshold.
+    ``log_p`` holds, by element, natural logarithms ``(n_ls,)``, NaN where not assessed. Each alarms
+    as `of_element` says; alarms that belong together are one incident.
     """
-
-    rows: tuple[int, ...]
-    first: int
-    last: int
-    peak: int
-    open: bool
-    n_flagged: int
-
-
-@dataclass(frozen=True)
-class _Alarm:
-    row: int
-    first: int
-    last: int
-    peak: int
-    open: bool
-    n_flagged: int
-    least: float
+    alarms = [
+        alarm
+        for me, own in log_p.items()
+        if (own < log_alpha).any()
+        for alarm in of_element(
+            me, run_number, ls_numbers, own / np.log(10), float(np.exp(log_alpha))
+        )
+    ]
+    return together(alarms)
 
 
-def find(log_p: Floats, ls_numbers: Ints, log_alpha: float) -> list[Episode]:
-    """What went wrong in a run, clearest first.
+def together(alarms: Iterable[Incident]) -> list[Incident]:
+    """Alarms of a run as few incidents, the clearest first.
 
-    ``log_p`` is ``(n_rows, n_ls)``, NaN where not assessed, which neither opens nor ends anything.
-    Alarms of one row open below ``log_alpha``, and close when p stays above ten times that for 5
-    lumisections. Those of several rows that began together, or share most of their time, are one.
+    Alarms that overlap are one if they began within 3 lumisections of each other, or share more
+    than half of their time with the clearest. So a fault that lasts all run does not swallow
+    another that comes and goes meanwhile.
     """
-    alarms = [alarm for i, own in enumerate(log_p) for alarm in _alarms(i, own, log_alpha)]
-    alarms.sort(key=lambda alarm: (alarm.least, alarm.row, alarm.first))
-    groups: list[list[_Alarm]] = []
-    for alarm in alarms:
+    groups: list[list[Incident]] = []
+    for alarm in sorted(alarms, key=lambda own: (own.log10_p, own.elements, own.first_ls)):
         for group in groups:
-            if _together(group[0], alarm, ls_numbers):
+            if _belongs(group[0], alarm):
                 group.append(alarm)
                 break
         else:
             groups.append([alarm])
-    return [_episode(group) for group in groups]
+    return [
+        replace(
+            group[0],
+            first_ls=min(own.first_ls for own in group),
+            last_ls=max(own.last_ls for own in group),
+            elements=tuple(dict.fromkeys(me for own in group for me in own.elements)),
+            open=any(own.open for own in group),
+        )
+        for group in groups
+    ]
 
 
-def _alarms(row: int, log_p: Floats, log_alpha: float) -> list[_Alarm]:
-    found = []
-    flagged = log_p < log_alpha
-    loud = log_p < log_alpha + _HYSTERESIS
-    seen = np.flatnonzero(~np.isnan(log_p))
-    at = 0
-    while at < len(seen):
-        if not flagged[seen[at]]:
-            at += 1
-            continue
-        first = last = at
-        while at < len(seen) and at - last <= QUIET_LS:
-            if loud[seen[at]]:
-                last = at
-            at += 1
-        columns = seen[first : last + 1]
-        over = len(seen) - 1 - last >= QUIET_LS
-        least = int(columns[np.argmin(log_p[columns])])
-        n_flagged = int(flagged[columns].sum())
-        found.append(_Alarm(row, columns[0], columns[-1], least, not over, n_flagged, log_p[least]))
-    return found
-
-
-def _together(first: _Alarm, second: _Alarm, ls_numbers: Ints) -> bool:
-    if second.first > first.last or first.first > second.last:
-        return False
-    onset = abs(int(ls_numbers[second.first]) - int(ls_numbers[first.first]))
-    common = min(first.last, second.last) - max(first.first, second.first) + 1
-    whole = max(first.last, second.last) - min(first.first, second.first) + 1
-    return onset <= _ONSET_LS or common > whole / 2
-
-
-def _episode(group: list[_Alarm]) -> Episode:
-    return Episode(
-        rows=tuple(dict.fromkeys(alarm.row for alarm in group)),
-        first=int(min(alarm.first for alarm in group)),
-        last=int(max(alarm.last for alarm in group)),
-        peak=group[0].peak,
-        open=any(alarm.open for alarm in group),
-        n_flagged=sum(alarm.n_flagged for alarm in group),
-    )
+def _belongs(lead: Incident, other: Incident) -> bool:
+    common = min(lead.last_ls, other.last_ls) - max(lead.first_ls, other.first_ls) + 1
+    whole = max(lead.last_ls, other.last_ls) - min(lead.first_ls, other.first_ls) + 1
+    began = abs(lead.first_ls - other.first_ls)
+    return common > 0 and (began <= ONSET_LS or common > whole / 2)

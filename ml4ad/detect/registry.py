@@ -70,7 +70,7 @@ class Fitted:
 
     def log_p(self, scores: Floats) -> Floats:
         """Natural logarithm of the p-value of each score, NaN where there is none."""
-        return np.maximum(self.tail.log_p(scores), LEAST_LOG_P)
+        return np.maximum(self.tail.log_p(self.detector.strain(scores)), LEAST_LOG_P)
 
 
 # -- making --------------------------------------------------------------------------------------
