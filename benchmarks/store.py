@@ -33,7 +33,7 @@ from psycopg import sql
 import ml4ad
 from ml4ad import Axis, HistogramStack, dqmio, ingest
 from ml4ad.ingest import take
-from ml4ad.store import server
+from ml4ad.store import blocks, server
 
 REPEATS = 3
 DATASET = "/Benchmark/Run2024F-PromptReco-v1/DQMIO"
@@ -168,6 +168,28 @@ def objects(path: Path) -> float:
         return (time.perf_counter() - started) / reading.SAMPLE * n_all
 
 
+def real_maps(url: str) -> None:
+    """Bytes of real pixel maps as float8[], plain and as PostgreSQL's pglz keeps them, and ours."""
+    path = Path(__file__).parents[1].parent / "shared" / "data" / "dqmio" / "real.root"
+    if not path.exists():
+        return
+    plain = theirs = ours = 0
+    with psycopg.connect(url) as connection, dqmio.open(path, DATASET) as file:
+        for stack in file.stacks(kinds="TH2F"):
+            connection.execute("CREATE TEMP TABLE one (data float8[][])")
+            for histogram in stack.values():
+                row = [histogram.T.astype(float).tolist()]
+                connection.execute("INSERT INTO one VALUES (%s)", row)
+            (kept,) = connection.execute("SELECT sum(pg_column_size(data)) FROM one").fetchone()
+            connection.rollback()
+            plain += 8 * stack.values().size
+            theirs += kept
+            ours += sum(len(block.packed) for block in blocks.pack(stack))
+    show("10 real pixel maps, packed", f"{ours / 1e3:.0f} kB", 1, "reference")
+    show("the same as float8[]", f"{plain / 1e3:.0f} kB", plain / ours, "of ours")
+    show("the same as float8[], after pglz", f"{theirs / 1e3:.0f} kB", theirs / ours, "of ours")
+
+
 # -- the large file ------------------------------------------------------------------------------
 
 
@@ -277,6 +299,7 @@ def main() -> None:
     ):
         print(f"{'what':58s} {'measured':>14s} {'ratio':>9s}  target")
         small(archive, Path(name))
+        real_maps(url)
         if "--no-large" not in sys.argv:
             large(archive, Path(name))
         take.close_engines()
