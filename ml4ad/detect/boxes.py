@@ -35,12 +35,8 @@ class Boxes:
         dx, dy = self.size
         sx, sy = _slice(x), _slice(y)
         ex, ey = _slice(x + dx), _slice(y + dy)
-        return (
-            integral[:, ex, :][:, :, ey]
-            - integral[:, sx, :][:, :, ey]
-            - integral[:, ex, :][:, :, sy]
-            + integral[:, sx, :][:, :, sy]
-        )
+        across = integral[:, ex, :] - integral[:, sx, :]
+        return across[:, :, ey] - across[:, :, sy]
 
 
 def _slice(index: NDArray[np.intp]) -> slice | NDArray[np.intp]:
@@ -120,17 +116,24 @@ def pulls(observed: Floats, expected: Floats) -> NDArray[np.float32]:
     >>> pulls(np.array([0.0, 100.0, 110.0]), np.array([20.0, 100.0, 100.0])).round(2)
     array([-6.32,  0.  ,  0.98], dtype=float32)
     """
-    mean = np.maximum(expected, _SMALLEST)
-    excess = ((observed - mean) / mean).astype(np.float32)
-    mean = mean.astype(np.float32)
-    # Negative counts come from rounding of integral images only.
-    ratio = np.maximum(np.float32(1) + excess, np.float32(1e-12))
-    likelihood = ratio * np.log(ratio) - excess
+    excess = (observed - expected).astype(np.float32)
+    mean = np.maximum(expected.astype(np.float32), np.float32(_SMALLEST))
+    excess /= mean
+    # Less than nothing comes from rounding of integral images only.
+    ratio = np.maximum(excess + np.float32(1), np.float32(1e-12))
+    likelihood = np.log(ratio)
+    likelihood *= ratio
+    likelihood -= excess
     # Close to 1 the difference cancels in single precision, a series does not.
-    series = excess * excess * (np.float32(0.5) - excess / np.float32(6))
-    likelihood = np.where(np.abs(excess) < np.float32(0.03), series, likelihood)
+    series = excess * np.float32(-1 / 6)
+    series += np.float32(0.5)
+    series *= excess
+    series *= excess
+    np.copyto(likelihood, series, where=np.abs(excess) < np.float32(0.03))
+    likelihood *= mean
+    likelihood *= np.float32(2)
     np.maximum(likelihood, np.float32(0), out=likelihood)
-    return np.copysign(np.sqrt(np.float32(2) * mean * likelihood), excess)
+    return np.copysign(np.sqrt(likelihood, out=likelihood), excess)
 
 
 def refined(

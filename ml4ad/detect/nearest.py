@@ -116,6 +116,7 @@ class NearestReference(Detector):
     sections (p below ``clean``, as a fault certified good by mistake) is no reference.
     """
 
+    lookback: ClassVar[int | None] = 0
     _histogram_bytes: ClassVar[int] = 64_000_000
 
     def __init__(
@@ -237,9 +238,10 @@ class NearestReference(Detector):
         order = np.argsort(nearest, axis=1, kind="stable")[:, : self.n_runs]
         best = np.take_along_axis(best, order, axis=1)
         nearest = np.take_along_axis(nearest, order, axis=1)
-        out = _Match(
-            nearest[:, 0].copy(), best[:, 0].copy(), best[:, 0].copy(), np.zeros(len(best))
-        )
+        first = best[:, 0]
+        exact = ((points - known[first]) ** 2).sum(axis=1)
+        exact[~np.isfinite(nearest[:, 0])] = np.inf
+        out = _Match(exact, first.copy(), first.copy(), np.zeros(len(best)))
         for i in range(best.shape[1]):
             for j in range(i):
                 _mix(out, points, known, best[:, j], best[:, i], np.isfinite(nearest[:, i]))
@@ -341,9 +343,12 @@ def place_of(stack: HistogramStack, box: tuple[int, int, int, int]) -> Place:
     return Place.of(stack.axes, bins)
 
 
-def _squared_distances(points: Floats, others: Floats) -> Floats:
-    square = (points**2).sum(axis=1)[:, None] + (others**2).sum(axis=1) - 2 * points @ others.T
-    return np.maximum(square, 0)
+def _squared_distances(points: Floats, others: Floats) -> NDArray[np.float32]:
+    # Single precision finds the nearest; points are centred, their distance is then taken exactly.
+    square = points.astype(np.float32) @ (-2 * others.T).astype(np.float32)
+    square += (points**2).sum(axis=1)[:, None].astype(np.float32)
+    square += (others**2).sum(axis=1).astype(np.float32)
+    return np.maximum(square, np.float32(0), out=square)
 
 
 def _mix(

@@ -20,6 +20,8 @@ from ml4ad.stack import Floats, HistogramStack
 _TEMPLATE = "template_"
 #: Places are shrunk to the median of their scale with the weight of so many lumisections.
 _PRIOR_LS = 50.0
+#: Bins that are scanned together: what fits into a processor's cache.
+_CHUNK_VALUES = 250_000
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,9 @@ class Misfit:
     def divide(self, scale: int, z: NDArray[np.float32], first: int) -> None:
         """Divide the pulls ``(n, ...)`` of a scale; rows before ``first`` were seen already."""
         new = z[first:].reshape(len(z) - first, -1)
-        some = np.abs(new[:, :: max(1, new.shape[1] // 256)])
-        usual = np.median(some, axis=1).astype(np.float64) / 0.6745
+        some = np.abs(new[:, :: max(1, new.shape[1] // 128)])
+        middle = some.shape[1] // 2
+        usual = np.partition(some, middle, axis=1)[:, middle].astype(np.float64) / 0.6745
         seen, weight = self.sums.get(scale, (float(usual[0]), 1.0))
         factors = np.empty(len(usual))
         for i, value in enumerate(usual.tolist()):
@@ -272,7 +275,7 @@ class Scan(Detector):
     def _largest(self, run: Run) -> Floats:
         """Largest studentised pull of every scale, ``(n_scales, n_ls)``."""
         n_ls = len(run.counts)
-        step = max(20, 1_000_000 // run.counts[0].size)
+        step = max(20, _CHUNK_VALUES // run.counts[0].size)
         before = max(self.windows) - 1
         parts = []
         misfit = Misfit(self.half_life)
