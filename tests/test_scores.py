@@ -25,7 +25,9 @@ import ml4ad
 from ml4ad import Axis, HistogramStack, cli, cluster, conditions, detect
 from ml4ad.detect import reasons, registry
 from ml4ad.detect.alarms import refresh
+from ml4ad.detect.calibrate import Tail
 from ml4ad.detect.episodes import find
+from ml4ad.detect.train import calibration_scores, careful_tail
 from ml4ad.settings import Settings
 from ml4ad.store import scoring
 
@@ -263,6 +265,40 @@ def test_only_what_is_new_is_scored(archive, tmp_path):
     pd.testing.assert_frame_equal(after.iloc[:40], before)
     assert detect.score(archive, new_only=False)["run_number"].tolist() == [1, 2, 3]
     pd.testing.assert_frame_equal(detect.scores(archive, 3), after)
+
+
+def test_a_detector_without_memory_looks_only_at_what_is_new(archive, tmp_path, monkeypatch):
+    good_runs(archive, tmp_path, mes=(LINE,))
+    trained(archive)
+    detect.score(archive, run_number=3)
+    put(archive, tmp_path, histograms(LINE, 3, first_ls=41, n_ls=10))
+    looked_at = []
+    whole = detect.NearestReference.score_samples
+
+    def watched(self, stack, conditions=None):
+        looked_at.append(stack.ls_numbers.tolist())
+        return whole(self, stack, conditions)
+
+    monkeypatch.setattr(detect.NearestReference, "score_samples", watched)
+    detect.score(archive, run_number=3)
+    assert looked_at == [list(range(41, 51))]
+
+
+class Boasting(detect.NearestReference):
+    """A detector whose p-values are far too small."""
+
+    def tail(self, scores):
+        own = super().tail(scores)
+        return Tail(own.location, own.width / 10)
+
+
+def test_a_detector_that_boasts_is_believed_less():
+    stacks = [histograms(LINE, run) for run in (1, 2, 3)]
+    detector = Boasting().fit(stacks)
+    scores = calibration_scores(detector, stacks, pd.DataFrame())
+    tail = careful_tail(detector, scores)
+    assert tail == Tail.fit(detector.strain(scores))
+    assert tail.threshold(1e-5) > detector.tail(scores).threshold(1e-5)
 
 
 def test_conditions_that_come_later_are_looked_at(archive, tmp_path):

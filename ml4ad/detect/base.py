@@ -229,11 +229,13 @@ class Detector(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
     A subclass has ``_fit(training, conditions)`` and ``_score(stack, rows, conditions)`` and keeps
     what it learned in attributes that end in an underscore: arrays, numbers, texts, lists of
     those, or other detectors. ``counts_only`` says that profiles are refused. ``score_kind`` is "p"
-    where the score is -log10 of a p-value already, else "plain".
+    where the score is -log10 of a p-value already, else "plain". ``lookback`` 0 says that a score
+    depends on its lumisection alone; None, that it may depend on all before it in the run.
     """
 
     counts_only: ClassVar[bool] = True
     score_kind: ClassVar[str] = "plain"
+    lookback: ClassVar[int | None] = None
     min_entries: float = 100.0
 
     # -- to be written by each detector ----------------------------------------------------------

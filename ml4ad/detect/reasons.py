@@ -26,6 +26,8 @@ REASONS: Mapping[int, str] = {
 }
 #: Reasons that may be gone at the next attempt, although nothing new came.
 TRY_AGAIN = ("model unreadable", "histogram unreadable", "failed")
+#: Reasons that more is told of, in the row's detail, and that stay.
+TOLD = ("other binning", "not of this model's kind", "other")
 _CODES = {text: code for code, text in REASONS.items()}
 
 

@@ -333,7 +333,7 @@ def _scored(archive: Archive, shared: _Shared, fitted: Fitted, task: _Task, run_
     except ValueError as error:  # a damaged block is one
         return Row.none(run.ls_numbers, run.sources, "histogram unreadable", said(error))
     wanted = run.ls_numbers
-    if shared.new_only and getattr(fitted.detector, "lookback", None) == 0:
+    if shared.new_only and fitted.detector.lookback == 0:
         wanted = _fresh(archive, shared, task.me_id, run_number, row)
     for whole in stacks:
         stack = whole if len(wanted) == len(run.ls_numbers) else whole.select(wanted)
@@ -363,7 +363,9 @@ def _fresh(archive: Archive, shared: _Shared, me_id: int, run_number: int, row: 
     here, there = here[same], there[same]
     for name in ("scores", "log_p", "codes"):
         getattr(row, name)[here] = getattr(stored, name)[there]
-    row.detail = stored.detail
+    # What was said of lumisections that are looked at again is out of date.
+    told = [reasons.code(text) for text in reasons.TOLD]
+    row.detail = stored.detail if np.isin(stored.codes[there], told).any() else ""
     return np.delete(row.ls_numbers, here)
 
 

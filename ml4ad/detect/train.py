@@ -21,6 +21,7 @@ from ml4ad.conditions.query import Runs
 from ml4ad.conditions.ranges import Ranges
 from ml4ad.detect import registry
 from ml4ad.detect.base import Detector, as_stacks
+from ml4ad.detect.calibrate import Tail
 from ml4ad.detect.spread import FAILURES, each, said
 from ml4ad.dqmio.names import matcher
 from ml4ad.stack import Floats, HistogramStack, Ints
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 MOST_CELLS = 60_000_000
 #: Of more, stretches of so many lumisections are kept, evenly over each run.
 _STRETCH_LS = 50
+#: Tails are compared where alarms are: about one in a shift of 100 elements.
+_FAR = 1e-5
 
 Progress = Callable[[int, int], object]
 
@@ -290,7 +293,7 @@ def learn(archive: Archive, shared: _Shared, task: _Task) -> _Learned:
         stacks = training_stacks(archive, task.me, shared.dataset, shared.chosen)
         detector = clone(shared.detector).fit(stacks, shared.conditions)
         scores = calibration_scores(detector, stacks, shared.conditions)
-        learned = registry.Fitted(detector, detector.tail(scores))
+        learned = registry.Fitted(detector, careful_tail(detector, scores))
         metrics = _metrics(stacks, scores, learned)
         fitted = learned
     except FAILURES as error:
@@ -336,6 +339,20 @@ def calibration_scores(
     if own is not None:
         return own(detector._training(as_stacks(stacks)), conditions)
     return detector.cross_scores(stacks, conditions)[0]
+
+
+def careful_tail(detector: Detector, scores: Floats) -> Tail:
+    """The longer of the detector's own tail and that through its scores of good lumisections.
+
+    A detector whose p-values come out too small of runs that it did not learn from is believed less
+    from then on. Raises ValueError if neither can be had.
+    """
+    own = detector.tail(scores)
+    try:
+        seen = Tail.fit(detector.strain(scores))
+    except ValueError:  # too few: what the detector says of itself is all there is
+        return own
+    return max(own, seen, key=lambda tail: tail.threshold(_FAR))
 
 
 def _metrics(
