@@ -11,9 +11,8 @@ from typing import Any, Literal
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
-from ml4ad import dqmio
 from ml4ad.dqmio import names
-from ml4ad.ingest import find, forget
+from ml4ad.ingest import find, forget, source
 from ml4ad.ingest.find import Location
 from ml4ad.store import DatabaseError, State, dimensions
 from ml4ad.store.schema import MAX_REASON, copy, file
@@ -203,7 +202,7 @@ def _index_one(scan: _Scan, location: Location) -> Found:
 
 def _identify(path: str) -> _Identity:
     try:
-        with dqmio.open(path) as opened:
+        with source.opened(path) as opened:
             return _Identity(opened.uuid, opened.guid, opened.release)
     except ValueError as error:
         return _Identity(state=State.BAD, reason=_one_line(error))

@@ -22,7 +22,8 @@ import psycopg
 import sqlalchemy as sa
 
 from ml4ad import dqmio, settings
-from ml4ad.ingest import forget, ownership
+from ml4ad.ingest import forget, ownership, source
+from ml4ad.ingest.exported import Folder
 from ml4ad.ingest.ownership import Owned
 from ml4ad.stack import HistogramStack
 from ml4ad.store import DatabaseError, State, blocks, dimensions, engine
@@ -200,7 +201,7 @@ def _store(
     alone = replace or again
     lock = sa.func.pg_advisory_xact_lock if alone else sa.func.pg_advisory_xact_lock_shared
     connection.execute(sa.select(lock(DATASET_LOCK, row.dataset_id)))
-    with dqmio.open(row.path) as opened:
+    with source.opened(row.path) as opened:
         if row.uuid is not None and opened.uuid != row.uuid:
             raise OSError(f"{row.path}: another file than was indexed (UUID); index it again")
         if again:
@@ -229,7 +230,7 @@ def _store(
         )
 
 
-def _lumisections(opened: dqmio.DQMIOFile) -> pd.DataFrame:
+def _lumisections(opened: dqmio.DQMIOFile | Folder) -> pd.DataFrame:
     """What the file holds: a row per lumisection, and per run (lumisection 0), with ``n_mes``."""
     index = opened.index
     counted = index.assign(n_mes=(index["last"] - index["first"] + 1).where(index.kind != "", 0))
