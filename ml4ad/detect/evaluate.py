@@ -212,10 +212,8 @@ def _tried(
     for i in range(n_trials):
         stack = usable[i % len(usable)]
         fault = trial.drawn(stack, rng)
-        bad = inject(stack, fault, rng)
+        bad = inject(_around(stack, fault, trial.n_ls), fault, rng)
         start = int(np.searchsorted(bad.ls_numbers, fault.first_ls))
-        end = start + (fault.n_ls or trial.n_ls)
-        bad = bad.select(bad.ls_numbers[:end])
         scores = fitted.score_samples(bad, conditions)[start:]
         first_scores.append(scores[0])
         over = np.flatnonzero(fitted.strain(scores) > threshold)
@@ -238,6 +236,13 @@ def _tried(
         "iou": float(np.mean(overlaps)) if overlaps else np.nan,
     }
     return row, (false, true)
+
+
+def _around(stack: HistogramStack, fault: Fault, n_ls: int, *, before: int = 100) -> HistogramStack:
+    """The lumisections of the fault and enough before it for a baseline of the run."""
+    start = int(np.searchsorted(stack.ls_numbers, fault.first_ls))
+    kept = stack.ls_numbers[max(start - before, 0) : start + (fault.n_ls or n_ls)]
+    return stack.select(kept)
 
 
 def _place(fault: Fault, stack: HistogramStack) -> Place:
