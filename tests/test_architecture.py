@@ -13,6 +13,7 @@ ORDER = [
     "provenance",
     "cluster",
     "stack",
+    "trends",
     "dqmio",
     "simulate",
     "store",

@@ -73,7 +73,7 @@ def run(
         execution = Execution(
             content=read.content,
             output=Path(record.output or ""),
-            environment=environment | {"ML4AD_RUN": str(record.pipeline_run_id)},
+            environment=environment | _identity(record),
             timeout_s=timeout_s,
             start_timeout_s=start_timeout_s,
         )
@@ -176,6 +176,14 @@ def plan(
         given = {name: value for name, value in parameters.items() if name in own.parameters}
         steps.append((own.path, own.parse(given) if texts else own.check(given)))
     return steps
+
+
+def _identity(record: Record) -> dict[str, str]:
+    """Variables by which a notebook's calls know the run that they belong to."""
+    return {
+        "ML4AD_RUN": str(record.pipeline_run_id),
+        "ML4AD_RUN_DIR": str(Path(record.output or "").parent),
+    }
 
 
 # -- one run -------------------------------------------------------------------------------------

@@ -1,0 +1,165 @@
+"""What the report of a run shows: states, incidents with their pictures, and all of it as PDF."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from ml4ad import pictures, verdict
+from ml4ad.stack import Floats, HistogramStack
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from ml4ad.archive import Archive
+
+# An A4 page, in inches, and what fits on it.
+_PAGE = (8.27, 11.69)
+_LINES, _LETTERS = 88, 110
+
+
+def summary(
+    archive: Archive, dataset: str, run_numbers: Sequence[int], *, workspace: str | None = None
+) -> pd.DataFrame:
+    """A row per run: lumisections here and missing, good, bad and not assessed, incidents.
+
+    Columns as `Archive.completeness` and `verdict.Certificate.summary` have them, and n_incidents.
+    """
+    complete = archive.completeness(dataset, run_numbers).reset_index()
+    certificate = verdict.certification(archive, dataset, run_numbers, workspace=workspace)
+    states = certificate.summary().reset_index()
+    found = incidents(archive, dataset, run_numbers)
+    counted = found.groupby("run_number").size().rename("n_incidents").reset_index()
+    for own in (complete, states, counted):
+        own.drop(columns=["index", "dataset"], errors="ignore", inplace=True)
+    whole = complete.merge(states, on="run_number", how="outer", suffixes=("", "_certified"))
+    whole = whole.merge(counted, on="run_number", how="left")
+    return whole.fillna({"n_incidents": 0}).astype({"n_incidents": int})
+
+
+def incidents(archive: Archive, dataset: str, run_numbers: Sequence[int]) -> pd.DataFrame:
+    """Incidents of these runs, the clearest first: see `ml4ad.detect.incidents`."""
+    from ml4ad.detect import incidents as found
+
+    rows = found(archive, run_numbers, dataset=dataset)
+    return rows.sort_values("log_p", ignore_index=True)
+
+
+def picture(archive: Archive, incident: Mapping[str, Any]) -> Figure:
+    """Observed, reference and difference of an incident's clearest element, side by side.
+
+    The reference are the lumisections that the detector compared with; where it names none, those
+    of the same run outside the incident. It is scaled to the observed; a profile is not.
+    """
+    from matplotlib.figure import Figure as NewFigure
+
+    stack = archive.stack(str(incident["me"]), int(incident["run_number"]), incident["dataset"])
+    first_ls, last_ls = int(incident["first_ls"]), int(incident["last_ls"])
+    seen = _summed(stack.select([[first_ls, last_ls]]))
+    expected = _reference(archive, incident, stack)
+    if not stack.is_profile and expected.sum() > 0:
+        expected = expected * (seen.sum() / expected.sum())
+    figure = NewFigure(figsize=(15, 4.2), layout="constrained")
+    span = f"LS {first_ls}" if first_ls == last_ls else f"LS {first_ls} to {last_ls}"
+    figure.suptitle(f"{stack.me.rsplit('/', 1)[-1]}, run {stack.run_number}, {span}", size="large")
+    panels = {"observed": seen, "reference": expected, "difference": seen - expected}
+    for ax, (name, values) in zip(figure.subplots(1, 3), panels.items(), strict=True):
+        ax.set_title(name, loc="left")
+        ax.set_xlabel(pictures.text_of(stack.axes[0].title))
+        if len(stack.axes) == 1:
+            ax.stairs(values, stack.axes[0].edges, color="#3f90da")
+            continue
+        flat = values if values.ndim == 2 else values.sum(axis=2)
+        shades: dict[str, Any] = {"vmin": 0.0, "vmax": float(max(seen.max(), expected.max()))}
+        if name == "difference":
+            most = float(np.abs(flat).max()) or 1.0
+            shades = {"vmin": -most, "vmax": most, "cmap": "RdBu_r"}
+        x, y = stack.axes[0].edges, stack.axes[1].edges
+        figure.colorbar(ax.pcolormesh(x, y, flat.T, rasterized=True, **shades), ax=ax)
+        ax.set_ylabel(pictures.text_of(stack.axes[1].title))
+    return figure
+
+
+def entries(
+    archive: Archive, dataset: str, run_numbers: Sequence[int], incidents: pd.DataFrame
+) -> dict[str, dict[str, tuple[Any, Any]]]:
+    """Element -> run -> (lumisections, entries), as `pictures.trend` draws them.
+
+    The elements are those that show the ``incidents`` most clearly.
+    """
+    found: dict[str, dict[str, tuple[Any, Any]]] = {}
+    for me in dict.fromkeys(incidents["me"]):
+        for stack in archive.stacks(me, list(run_numbers), dataset):
+            of_run = found.setdefault(me, {})
+            of_run[f"run {stack.run_number}"] = (stack.ls_numbers, stack.entries)
+    return found
+
+
+def pdf(
+    path: str | Path, title: str, tables: Mapping[str, pd.DataFrame], figures: Sequence[Figure]
+) -> Path:
+    """Path of the PDF: a page or more of tables, as text, then the figures, two to a page."""
+    from matplotlib.backends.backend_pdf import PdfPages
+    from matplotlib.figure import Figure as NewFigure
+
+    with PdfPages(path, metadata={"Title": title, "Creator": "ml4ad"}) as pages:
+        lines = list(_lines(title, tables))
+        for start in range(0, len(lines), _LINES):
+            page = NewFigure(figsize=_PAGE)
+            text = "\n".join(lines[start : start + _LINES])
+            page.text(0.06, 0.96, text, family="monospace", size=7, va="top", parse_math=False)
+            pages.savefig(page)
+        for figure in figures:
+            pages.savefig(figure)
+    return Path(path)
+
+
+def _reference(archive: Archive, incident: Mapping[str, Any], stack: HistogramStack) -> Floats:
+    """What the detector compared with, summed; the incident itself is no reference."""
+    inside = range(int(incident["first_ls"]), int(incident["last_ls"]) + 1)
+    named: dict[int, list[int]] = {}
+    for run_number, ls_number in incident["reference"]:
+        if run_number != stack.run_number or ls_number not in inside:
+            named.setdefault(int(run_number), []).append(int(ls_number))
+    held = set(archive.runs(stack.dataset)["run_number"])
+    found = [
+        own.select(ls_numbers)
+        for run_number, ls_numbers in named.items()
+        if run_number in held
+        for own in archive.stacks(re.compile(re.escape(stack.me)), run_number, stack.dataset)
+        if own.kind == stack.kind and _same_binning(own, stack)
+    ]
+    found = [own for own in found if len(own)]
+    if not found:
+        found = [stack.select(stack.ls_numbers[~np.isin(stack.ls_numbers, inside)])]
+    sums = np.array([_summed(own) for own in found])
+    return np.asarray(sums.mean(axis=0) if stack.is_profile else sums.sum(axis=0))
+
+
+def _same_binning(one: HistogramStack, other: HistogramStack) -> bool:
+    pairs = zip(one.axes, other.axes, strict=False)
+    return len(one.axes) == len(other.axes) and all(a.same_binning(b) for a, b in pairs)
+
+
+def _summed(stack: HistogramStack) -> Floats:
+    if not len(stack):
+        return np.zeros([axis.n_bins for axis in stack.axes])
+    return np.nan_to_num(np.asarray(stack.sum().values(), dtype=np.float64))
+
+
+def _lines(title: str, tables: Mapping[str, pd.DataFrame]) -> Iterator[str]:
+    yield from (title, "=" * len(title), "")
+    for name, table in tables.items():
+        yield from (name, "-" * len(name))
+        text = table.to_string(index=False) if len(table) else "none"
+        for line in text.splitlines():
+            yield from textwrap.wrap(
+                line, _LETTERS, subsequent_indent="    ", drop_whitespace=False
+            ) or [""]
+        yield ""
