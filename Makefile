@@ -6,7 +6,7 @@ SERVE  ?= 1
 DEMO   ?= demo
 FUZZ   ?= 20000
 
-.PHONY: help env demo test lint bench fuzz clean jsroot
+.PHONY: help env demo test lint bench fuzz clean jsroot chromium
 .DEFAULT_GOAL := help
 
 help:
@@ -32,10 +32,18 @@ demo: env
 # JSROOT is a third reader for the writer's tests; they are skipped, saying so, without Node.
 jsroot:
 	@if command -v npm >/dev/null; then \
-	  test -d tests/jsroot/node_modules/jsroot || npm install --prefix tests/jsroot --ignore-scripts --no-package-lock --no-audit --no-fund --silent; \
+	  test -d tests/jsroot/node_modules/jsroot || npm install --prefix tests/jsroot --ignore-scripts --omit=optional --no-package-lock --no-audit --no-fund --silent \
+	  || echo "npm could not install jsroot: tests that read with JSROOT are skipped"; \
 	else echo "no npm on the PATH: tests that read with JSROOT are skipped"; fi
 
-test: env jsroot
+# Browser tests take the Chromium on the PATH, else Debian's where root, else Playwright's own.
+chromium: env
+	@command -v chromium chromium-browser google-chrome >/dev/null \
+	|| { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq chromium >/dev/null; } \
+	|| $(BIN)/playwright install chromium \
+	|| echo "NO CHROMIUM could be had: browser tests are skipped (and fail in CI)"
+
+test: env jsroot chromium
 	$(BIN)/pytest
 
 lint: env

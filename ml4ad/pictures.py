@@ -97,6 +97,39 @@ def overlay(
         return figure
 
 
+def compare(
+    seen: HistogramStack,
+    reference: HistogramStack,
+    *,
+    place: Sequence[tuple[float, float]] | None = None,
+    title: str | None = None,
+) -> Figure:
+    """Figure of all lumisections of ``seen``, what ``reference`` leads to expect, and the pulls.
+
+    The reference is scaled to the seen entries (profiles are not); a pull is the difference over
+    the square root of both variances. ``place`` marks a range of each axis. Raises ValueError if
+    the binning differs, one of them has no lumisection, or there are more than two axes.
+    """
+    seen.check_compatible(reference)
+    if not len(seen) or not len(reference) or len(seen.axes) > 2:
+        raise ValueError(
+            f"{seen.me}: {len(seen)} and {len(reference)} LS, {len(seen.axes)} axes; "
+            "want some LS of each, and 1 or 2 axes"
+        )
+    observed, errors = _moments(seen.sum(), None)
+    expected, expected_errors = _moments(reference.sum(), None)
+    if not seen.is_profile and expected.sum():
+        scale = observed.sum() / expected.sum()
+        expected, expected_errors = expected * scale, expected_errors * scale
+    with np.errstate(divide="ignore", invalid="ignore"):
+        pulls = (observed - expected) / np.hypot(errors, expected_errors)
+    draw_panels = _panels_of_maps if len(seen.axes) == 2 else _panels_of_steps
+    with _cms_style():
+        figure, first, last = draw_panels(seen, observed, expected, errors, pulls, place)
+        _head(first, _heading(seen, None) if title is None else title, badge=last)
+        return figure
+
+
 def ls_map(stack: HistogramStack, *, normalise: bool = True, title: str | None = None) -> Figure:
     """Figure of all lumisections of a one-dimensional stack: lumisection across, bins upwards.
 
@@ -217,6 +250,59 @@ def _moments(histogram: Any, normalise: str | None) -> tuple[Any, Any]:
     return values, errors
 
 
+def _panels_of_maps(
+    seen: HistogramStack, observed: Any, expected: Any, _: Any, pulls: Any, place: Any
+) -> tuple[Figure, Axes, Axes]:
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+
+    figure = Figure(figsize=(24, 7), dpi=60, layout="constrained")
+    panels = figure.subplots(1, 3, sharex=True, sharey=True)
+    unit = "Mean" if seen.is_profile else "Entries"
+    top = np.nanmax(np.abs(pulls[np.isfinite(pulls)]), initial=5.0)
+    shown = (
+        (f"{unit} per bin, seen", observed, {"cmap": "viridis"}),
+        (f"{unit} per bin, expected", expected, {"cmap": "viridis"}),
+        ("Pull", pulls, {"cmap": "RdBu_r", "vmin": -top, "vmax": top}),
+    )
+    for panel, (label, values, options) in zip(panels, shown, strict=True):
+        masked = np.ma.masked_where(
+            ~np.isfinite(values) | ((observed == 0) & (expected == 0)), values
+        )
+        mesh = panel.pcolormesh(seen.axes[0].edges, seen.axes[1].edges, masked.T, **options)
+        figure.colorbar(mesh, ax=panel, label=label)
+        _axis_texts(panel, seen.axes[0], "x")
+        if place:
+            (x0, x1), (y0, y1) = place
+            panel.add_patch(
+                Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=COLOURS[2], linewidth=3)
+            )
+    _axis_texts(panels[0], seen.axes[1], "y")
+    return figure, panels[0], panels[-1]
+
+
+def _panels_of_steps(
+    seen: HistogramStack, observed: Any, expected: Any, errors: Any, pulls: Any, place: Any
+) -> tuple[Figure, Axes, Axes]:
+    axis = seen.axes[0]
+    figure = _figure()
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    upper.stairs(expected, axis.edges, color=COLOURS[0], linewidth=1.5, label="expected")
+    upper.errorbar(
+        axis.centers, observed, errors, fmt=".", color="black", label="seen", markersize=5
+    )
+    upper.set_ylabel("Mean" if seen.is_profile else "Entries")
+    upper.legend(fontsize="small")
+    lower.stairs(np.nan_to_num(pulls), axis.edges, color=COLOURS[3], fill=True)
+    lower.set_ylabel("Pull")
+    lower.set_xlim(axis.edges[0], axis.edges[-1])
+    _axis_texts(lower, axis, "x")
+    for panel in (upper, lower):
+        if place:
+            panel.axvspan(*place[0], color=COLOURS[2], alpha=0.15)
+    return figure, upper, upper
+
+
 def _quotient(histogram: Any, reference: Any, normalise: str | None) -> tuple[Any, Any]:
     values, errors = _moments(histogram, normalise)
     below, _ = _moments(reference, normalise)
@@ -301,12 +387,14 @@ def _axis_texts(ax: Axes, axis: Axis, which: str) -> None:
     ax.minorticks_off()
 
 
-def _head(ax: Axes, heading: str) -> None:
+def _head(ax: Axes, heading: str, badge: Axes | None = None) -> None:
     # "$" in an element's name is not mathematics.
     lines = heading.replace("$", r"\$").split("\n")
     longest = max(map(len, lines))
-    ax.set_title("\n".join(lines), fontsize=min(15.0, max(6.0, 900 / (longest + 1))), loc="left")
-    ax.set_title("CMS", fontsize=22, weight="bold", loc="right")
+    alone = badge in (None, ax)
+    size = min(15.0, max(6.0, 900 / (longest + 1))) if alone else 18.0
+    ax.set_title("\n".join(lines), fontsize=size, loc="left")
+    (ax if badge is None else badge).set_title("CMS", fontsize=22, weight="bold", loc="right")
 
 
 _LETTERS = (

@@ -72,6 +72,23 @@ def test_a_picture_is_written(tmp_path, ending):
     assert path.stat().st_size > 5000
 
 
+def test_a_comparison_scales_the_reference_and_shows_the_pulls():
+    stack = stack_of((3, 10, 4), [X, PHI])
+    seen, reference = stack.select([1]), stack.select([2, 5])
+    panels = pictures.compare(seen, reference, place=[(1, 2), (-1, 0)]).axes[:3]
+    shown = [np.ma.filled(p.collections[0].get_array(), 0).T for p in panels]
+    observed, expected = seen.values()[0], reference.values().sum(axis=0)
+    scale = observed.sum() / expected.sum()
+    assert np.allclose(shown[0], observed)
+    assert np.allclose(shown[1], expected * scale)
+    spread = np.sqrt(observed + expected * scale**2)
+    assert np.allclose(shown[2], (observed - expected * scale) / spread)
+    flat = pictures.compare(stack_of((3, 10), X).select([1]), stack_of((3, 10), X), place=[(1, 2)])
+    assert flat.axes[1].get_ylabel() == "Pull"
+    with pytest.raises(ValueError, match="0 and 3 LS"):
+        pictures.compare(stack.select([]), stack)
+
+
 def test_an_empty_histogram_and_a_log_scale_are_drawn(tmp_path):
     empty = HistogramStack.from_arrays(
         np.zeros((1, 10, 4)), [X, PHI], ls_numbers=[0], run_number=7, me="m"

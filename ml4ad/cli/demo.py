@@ -1,0 +1,76 @@
+"""``ml4ad demo``: the whole line once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path), default="demo")
+@click.option(
+    "--files",
+    multiple=True,
+    type=click.Path(exists=True),
+    help="DQMIO files or folders of your own, instead of simulated ones; many times.",
+)
+@click.option("--preset", default="demo", show_default=True, help="Size: small, demo or large.")
+@click.option("--seed", default=1, show_default=True, help="Of the simulated detector.")
+@click.option("--workers", type=click.IntRange(1), default=2, show_default=True)
+@click.option("--serve/--no-serve", default=True, help="Open the dashboards at the end.")
+def demo(
+    folder: Path,
+    files: tuple[str, ...],
+    preset: str,
+    seed: int,
+    workers: int,
+    serve: bool,
+) -> None:
+    """Simulate a detector, take its files in, train, score, draw, and show what was found.
+
+    Everything is kept in FOLDER, also the embedded PostgreSQL, unless ML4AD_DATABASE_URL names
+    another. What was done before is not done again.
+
+    \b
+    Examples:
+      ml4ad demo
+      ml4ad demo --no-serve
+      ml4ad demo try --files file.root --no-serve
+    """
+    import os
+
+    import pandas as pd
+
+    from ml4ad import connect
+    from ml4ad.cli.show import table
+    from ml4ad.pipelines import demo as pipeline
+
+    os.environ.setdefault("ML4AD_DATA_DIR", str((folder / "data").absolute()))
+    with connect() as archive:
+        done = pipeline.run(
+            archive,
+            folder,
+            files=files,
+            preset=preset,
+            seed=seed,
+            workers=workers,
+            say=lambda step: click.echo(f"-- {step}", err=True),
+        )
+        table(archive.datasets(), title="Datasets")
+        table(archive.runs(), title="Runs")
+    steps = pd.DataFrame(list(done.seconds.items()), columns=["step", "seconds"])
+    table(steps.round(1), title="Steps")
+    if len(done.incidents):
+        shown = ["run_number", "first_ls", "last_ls", "sentence"]
+        table(done.incidents[shown], title="Incidents")
+    if len(done.faults):
+        table(done.faults, title="Faults that were put in")
+        click.echo(f"{done.faults['found'].sum()} of {len(done.faults)} faults were found")
+    for path in done.pictures:
+        click.echo(f"picture: {path}")
+    click.echo(f"archive: ML4AD_DATA_DIR={os.environ['ML4AD_DATA_DIR']}")
+    if serve:
+        from ml4ad.cli import group
+
+        group.main(["dashboards"], prog_name="ml4ad", standalone_mode=False)

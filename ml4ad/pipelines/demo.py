@@ -1,0 +1,162 @@
+"""The whole line once: a detector that never existed, its files, models, incidents and pictures."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ml4ad import cluster, ingest, pictures, settings, simulate
+from ml4ad.archive import Archive
+from ml4ad.conditions import load as load_conditions
+from ml4ad.detect import registry
+from ml4ad.detect.alarms import incidents
+from ml4ad.detect.score import score
+from ml4ad.detect.train import train
+from ml4ad.store import State
+
+#: Name of the model that the demo trains.
+MODEL = "demo"
+
+
+@dataclass
+class Demo:
+    """What the demo did: seconds by step, and what there is to see.
+
+    ``incidents`` as `detect.alarms.incidents` gives them; ``faults`` has a row per fault that was
+    put in, with ``found``: whether an incident of its run overlaps its lumisections and names one
+    of its elements. It is empty for files of your own.
+    """
+
+    folder: Path
+    seconds: dict[str, float] = field(default_factory=dict)
+    files: pd.DataFrame = field(default_factory=pd.DataFrame)
+    incidents: pd.DataFrame = field(default_factory=pd.DataFrame)
+    faults: pd.DataFrame = field(default_factory=pd.DataFrame)
+    pictures: list[Path] = field(default_factory=list)
+
+
+def run(
+    archive: Archive,
+    folder: str | os.PathLike[str],
+    *,
+    files: Sequence[str | os.PathLike[str]] = (),
+    preset: str = "demo",
+    seed: int = 1,
+    workers: int = 2,
+    say: Callable[[str], object] = lambda _text: None,
+) -> Demo:
+    """Simulate, index, ingest, train, score and draw; what was done before is not done again.
+
+    ``files`` are DQMIO files or folders of your own instead of simulated ones: these are ingested
+    and drawn, and trained on only if their conditions are known. ``say`` is told each step.
+    Raises ValueError for an unknown preset, OSError if the folder cannot be written.
+    """
+    done = Demo(Path(folder))
+    done.folder.mkdir(parents=True, exist_ok=True)
+    sources: list[str | os.PathLike[str]] = list(files)
+    if not sources:
+        campaign = done.folder / "files"
+        if not (campaign / "truth.json").exists():
+            with _timed(done, "simulate", say):
+                simulate.generate(campaign, simulate.preset_campaign(preset, seed))
+        sources = [campaign / "store"]
+    with cluster.client(settings.load(), workers=workers) as client:
+        with _timed(done, "index", say):
+            found = list(ingest.index(archive, sources))
+        with _timed(done, "ingest", say):
+            numbers = [f.file_id for f in found if f.file_id is not None]
+            taken = list(ingest.ingest_parallel(archive, client, numbers))
+        done.files = archive.files()
+        if not files:
+            with _timed(done, "conditions", say):
+                for name in ("conditions", "runs", "rates", "golden", "dcs"):
+                    load_conditions(archive, campaign / f"{name}.json")
+            if taken or not len(registry.models(archive, "active")):
+                _learn(archive, client, done, say)
+            done.incidents = incidents(archive)
+            done.faults = compared(
+                json.loads((campaign / "truth.json").read_text()), done.incidents
+            )
+    with _timed(done, "draw", say):
+        done.pictures = list(_draw(archive, done))
+    return done
+
+
+def compared(truth: dict[str, Any], found: pd.DataFrame) -> pd.DataFrame:
+    """The faults of a simulation's truth, each with whether an incident names it.
+
+    Columns: run_number, kind, me (the first element), first_ls, last_ls, found.
+    """
+    by_number: dict[int, list[dict[str, Any]]] = {}
+    for effect in truth["faults"]:
+        by_number.setdefault(effect["fault"], []).append(effect)
+    seen = found.to_dict("records")
+    rows = []
+    for effects in by_number.values():
+        fault, names = effects[0], {effect["me"] for effect in effects}
+        first = min(span[0] for effect in effects for span in effect["lumisections"])
+        last = max(span[1] for effect in effects for span in effect["lumisections"])
+        hit = any(
+            row["run_number"] == fault["run_number"]
+            and row["first_ls"] <= last
+            and row["last_ls"] >= first
+            and names & {row["me"], *row["mes"]}
+            for row in seen
+        )
+        rows.append((fault["run_number"], fault["kind"], fault["me"], first, last, hit))
+    columns = ["run_number", "kind", "me", "first_ls", "last_ls", "found"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+@contextmanager
+def _timed(done: Demo, step: str, say: Callable[[str], object]) -> Iterator[None]:
+    say(step)
+    started = time.monotonic()
+    yield
+    done.seconds[step] = time.monotonic() - started
+
+
+def _learn(archive: Archive, client: Any, done: Demo, say: Callable[[str], object]) -> None:
+    dataset = str(archive.datasets()["dataset"].iloc[0])
+    with _timed(done, "train", say):
+        number = train(archive, "*", dataset, name=MODEL, golden="golden", client=client)
+        registry.activate(archive, number)
+    # A model says little about the runs that it learned from.
+    learned = registry.get(archive, number).selection["lumisections"]
+    runs = [run for run in archive.runs()["run_number"].tolist() if str(run) not in learned]
+    with _timed(done, "score", say):
+        score(archive, run_number=runs, client=client)
+
+
+def _draw(archive: Archive, done: Demo) -> Iterator[Path]:
+    """A picture of the clearest incident, or of the first element there is."""
+    folder = done.folder / "pictures"
+    folder.mkdir(exist_ok=True)
+    for row in done.incidents.head(3).to_dict("records"):
+        stack = archive.stack(row["me"], row["run_number"], dataset=row["dataset"])
+        name = f"incident-{row['run_number']}-{row['me'].rsplit('/', 1)[-1]}"
+        seen = stack.select([[row["first_ls"], row["last_ls"]]])
+        before = stack.select([[1, row["first_ls"] - 1]])
+        comparable = len(before) and len(seen) and len(stack.axes) < 3
+        figure = pictures.compare(seen, before) if comparable else pictures.draw(stack)
+        yield pictures.save(figure, folder / f"{_safe(name)}.png")
+    if not len(done.incidents):
+        runs = archive.runs()
+        processed = done.files[done.files["state"] == State.PROCESSED]
+        if len(runs) and len(processed):
+            dataset, run_number = runs[["dataset", "run_number"]].iloc[0]
+            stack = next(iter(archive.stacks(run_number=int(run_number), dataset=dataset)))
+            name = f"{run_number}-{stack.me.rsplit('/', 1)[-1]}"
+            yield pictures.save(pictures.draw(stack), folder / f"{_safe(name)}.png")
+
+
+def _safe(name: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "-_+." else "_" for letter in name)
