@@ -18,7 +18,7 @@ from ml4ad.detect.alarms import refresh
 from ml4ad.detect.registry import Fitted, Model, ModelLike
 from ml4ad.detect.scored import Row, models_or_active, rows_of
 from ml4ad.detect.spread import FAILURES, each, said
-from ml4ad.detect.train import BIGINTS, Progress, element_stacks, held, numbers_of
+from ml4ad.detect.train import BIGINTS, Progress, held, numbers_of, stacks_of
 from ml4ad.dqmio.names import matcher
 from ml4ad.stack import HistogramStack, Ints
 from ml4ad.store import schema, scoring
@@ -152,17 +152,16 @@ def _score(
         conditions[conditions.index.get_level_values(0).isin(list(concerned))],
         new_only,
     )
-    for task in uncovered:
-        for run in task.run_numbers:
-            _note(counts[run], _keep(archive, shared, task.me_id, run, _uncovered(runs[run])))
+    with archive.engine.begin() as connection:
+        for task in uncovered:
+            for run in task.run_numbers:
+                row = _uncovered(runs[run])
+                _note(counts[run], _keep(connection, shared, task.me_id, run, row))
     for n_done, (task, came) in enumerate(
         each(archive, client, score_element, tasks, shared), start=1
     ):
         if isinstance(came, BaseException):
-            came = [
-                (run, _keep(archive, shared, task.me_id, run, _failed(runs[run], came)))
-                for run in task.run_numbers
-            ]
+            came = _keep_failure(archive, shared, task, came)
         for run, (n_scored, n_unscored, failed) in came:
             _note(counts[run], (n_scored, n_unscored, failed))
         if progress is not None:
@@ -193,8 +192,16 @@ def _uncovered(run: Lumisections) -> Row:
     return Row.none(run.ls_numbers, run.sources, "no model", why)
 
 
-def _failed(run: Lumisections, error: BaseException) -> Row:
-    return Row.none(run.ls_numbers, run.sources, "failed", said(error))
+def _keep_failure(
+    archive: Archive, shared: _Shared, task: _Task, error: BaseException
+) -> list[tuple[int, tuple[int, int, bool]]]:
+    kept = []
+    with archive.engine.begin() as connection:
+        for run_number in task.run_numbers:
+            run = shared.runs[run_number]
+            row = Row.none(run.ls_numbers, run.sources, "failed", said(error))
+            kept.append((run_number, _keep(connection, shared, task.me_id, run_number, row)))
+    return kept
 
 
 # -- what there is to do -------------------------------------------------------------------------
@@ -303,40 +310,45 @@ def _to_do(
 def score_element(
     archive: Archive, shared: _Shared, task: _Task
 ) -> list[tuple[int, tuple[int, int, bool]]]:
-    """Score one element in its runs and keep it: per run what `_keep` says."""
+    """Score one element in its runs and keep it, in one transaction: per run what `_keep` says."""
     of_model = sa.and_(_ELEMENT.c.model_id == shared.model_id, _ELEMENT.c.me_id == task.me_id)
     query = sa.select(_ELEMENT.c.reason, _ELEMENT.c.artefact, _ELEMENT.c.calibration)
-    with archive.engine.connect() as connection:
-        reason, artefact, calibration = connection.execute(query.where(of_model)).one()
-    fitted, refusal = None, ("no model", f"nothing was learned: {reason}")
-    if artefact is not None:
-        try:
-            fitted = registry.unpacked(artefact, calibration)
-        except ValueError as error:
-            refusal = ("model unreadable", said(error))
     kept = []
-    for run_number in task.run_numbers:
-        if fitted is None:
-            run = shared.runs[run_number]
-            row = Row.none(run.ls_numbers, run.sources, *refusal)
-        else:
-            row = _scored(archive, shared, fitted, task, run_number)
-        kept.append((run_number, _keep(archive, shared, task.me_id, run_number, row)))
+    with archive.engine.begin() as connection:
+        reason, artefact, calibration = connection.execute(query.where(of_model)).one()
+        fitted, refusal = None, ("no model", f"nothing was learned: {reason}")
+        if artefact is not None:
+            try:
+                fitted = registry.unpacked(artefact, calibration)
+            except ValueError as error:
+                refusal = ("model unreadable", said(error))
+        for run_number in task.run_numbers:
+            if fitted is None:
+                run = shared.runs[run_number]
+                row = Row.none(run.ls_numbers, run.sources, *refusal)
+            else:
+                row = _scored(connection, shared, fitted, task, run_number)
+            kept.append((run_number, _keep(connection, shared, task.me_id, run_number, row)))
     return kept
 
 
-def _scored(archive: Archive, shared: _Shared, fitted: Fitted, task: _Task, run_number: int) -> Row:
+def _scored(
+    connection: sa.Connection, shared: _Shared, fitted: Fitted, task: _Task, run_number: int
+) -> Row:
     run = shared.runs[run_number]
     row = Row.none(run.ls_numbers, run.sources, "absent")
+    me, dataset = (task.me_id, task.me), (shared.dataset_id, shared.dataset)
     try:
-        stacks = element_stacks(archive, task.me, shared.dataset, run_number)
+        stacks = stacks_of(connection, me, dataset, run_number)
     except ValueError as error:  # a damaged block is one
         return Row.none(run.ls_numbers, run.sources, "histogram unreadable", said(error))
     wanted = run.ls_numbers
     if shared.new_only and fitted.detector.lookback == 0:
-        wanted = _fresh(archive, shared, task.me_id, run_number, row)
+        wanted = _fresh(connection, shared, task.me_id, run_number, row)
     for whole in stacks:
         stack = whole if len(wanted) == len(run.ls_numbers) else whole.select(wanted)
+        if not len(stack):
+            continue
         try:
             _judge(row, fitted, stack, shared.conditions)
         except FAILURES as error:
@@ -346,7 +358,9 @@ def _scored(archive: Archive, shared: _Shared, fitted: Fitted, task: _Task, run_
     return row
 
 
-def _fresh(archive: Archive, shared: _Shared, me_id: int, run_number: int, row: Row) -> Ints:
+def _fresh(
+    connection: sa.Connection, shared: _Shared, me_id: int, run_number: int, row: Row
+) -> Ints:
     """Lumisections that are not in the stored row as they are now; the others go into ``row``."""
     where = sa.and_(
         _SCORE.c.model_id == shared.model_id,
@@ -354,8 +368,7 @@ def _fresh(archive: Archive, shared: _Shared, me_id: int, run_number: int, row: 
         _SCORE.c.run_number == run_number,
         _SCORE.c.me_id == me_id,
     )
-    with archive.engine.connect() as connection:
-        stored = next((found for _, found in rows_of(connection, where)), None)
+    stored = next((found for _, found in rows_of(connection, where)), None)
     if stored is None:
         return row.ls_numbers
     _, here, there = np.intersect1d(row.ls_numbers, stored.ls_numbers, return_indices=True)
@@ -405,7 +418,7 @@ def _kind_of_failure(fitted: Fitted, stack: HistogramStack) -> str:
 
 
 def _keep(
-    archive: Archive, shared: _Shared, me_id: int, run_number: int, row: Row
+    connection: sa.Connection, shared: _Shared, me_id: int, run_number: int, row: Row
 ) -> tuple[int, int, bool]:
     """Store a row in place of the one before: numbers scored and not, and whether it failed."""
     values = {
@@ -418,7 +431,6 @@ def _keep(
     given = insert(_SCORE).values(values | {"scored_at": sa.func.now()})
     keys = [column.name for column in _SCORE.primary_key]
     changed = {c.name: given.excluded[c.name] for c in _SCORE.columns if c.name not in keys}
-    with archive.engine.begin() as connection:
-        connection.execute(given.on_conflict_do_update(index_elements=keys, set_=changed))
+    connection.execute(given.on_conflict_do_update(index_elements=keys, set_=changed))
     n_scored = int((row.codes == reasons.SCORED).sum())
     return n_scored, len(row.ls_numbers) - n_scored, bool(row.detail)

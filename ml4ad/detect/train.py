@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import math
-import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,10 +21,12 @@ from ml4ad.conditions.ranges import Ranges
 from ml4ad.detect import registry
 from ml4ad.detect.base import Detector, as_stacks
 from ml4ad.detect.calibrate import Tail
+from ml4ad.detect.scored import dataset_number
 from ml4ad.detect.spread import FAILURES, each, said
 from ml4ad.dqmio.names import matcher
 from ml4ad.stack import Floats, HistogramStack, Ints
 from ml4ad.store import schema
+from ml4ad.store.blocks import StoredBlock, query_bytes, unpack
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -374,9 +375,28 @@ def element_stacks(
     archive: Archive, me: str, dataset: str, run_number: int
 ) -> list[HistogramStack]:
     """All lumisections of one element of one run: a stack per binning, none if it is absent."""
-    exactly = re.compile(rf"\A{re.escape(me)}\Z") if set("*?") & set(me) else me
-    per_ls = slice(1, None)
-    try:
-        return list(archive.stacks(exactly, run_number, dataset=dataset, ls_numbers=per_ls))
-    except KeyError:  # the dataset has it in no run
-        return []
+    of_me = sa.select(schema.me.c.me_id).where(schema.me.c.me == me)
+    with archive.engine.connect() as connection:
+        me_id = connection.scalar(of_me)
+        if me_id is None:
+            return []
+        number = dataset_number(connection, dataset)
+        return stacks_of(connection, (me_id, me), (number, dataset), run_number)
+
+
+def stacks_of(
+    connection: sa.Connection, me: tuple[int, str], dataset: tuple[int, str], run_number: int
+) -> list[HistogramStack]:
+    """What `element_stacks` gives, in one query, of numbers and names that are known already."""
+    block, binning = schema.block, schema.binning
+    query = (
+        sa.select(block.c.file_id, block.c.first_ls, binning.c.description, block.c.packed)
+        .join(binning, binning.c.binning_id == block.c.binning_id)
+        # Named, the planner leaves all other partitions alone; 0 is the whole run.
+        .where(block.c.dataset_id == sa.literal_column(str(int(dataset[0]))))
+        .where(block.c.me_id == me[0], block.c.run_number == run_number, block.c.first_ls > 0)
+    )
+    found = [
+        StoredBlock(me[1], dataset[1], run_number, *row) for row in query_bytes(connection, query)
+    ]
+    return unpack(found, None)
