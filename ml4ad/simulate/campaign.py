@@ -592,7 +592,7 @@ def preset_campaign(name: str, seed: int = 1, **changes: Any) -> Campaign:
         "demo": {
             "eras": ["Run2024E", "Run2024F"],
             "runs": 3,
-            "lumisections": 120,
+            "lumisections": 80,
             "elements": "demo",
         },
         "large": {"eras": ["Run2024F"], "runs": 2, "lumisections": 1000, "elements": "large"},
