@@ -4,7 +4,7 @@ from ml4ad.ingest.catalogue import Found, index
 from ml4ad.ingest.find import Location, locations
 from ml4ad.ingest.forget import forget_dataset, forget_file, known_path
 from ml4ad.ingest.parallel import ingest_parallel
-from ml4ad.ingest.queue import enqueue, errors, ingest, release_orphans, states
+from ml4ad.ingest.queue import enqueue, errors, ingest, release_orphans, retry, states
 from ml4ad.ingest.take import Ingested, as_it_is, ingest_file
 from ml4ad.ingest.watch import Arrivals, watch
 
@@ -25,6 +25,7 @@ __all__ = [
     "known_path",
     "locations",
     "release_orphans",
+    "retry",
     "states",
     "watch",
 ]

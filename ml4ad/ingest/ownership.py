@@ -60,15 +60,27 @@ def claim(
             mine.update(_keys(older))
             holders = holders.drop(older.index)
         reason = _told(row.path, holders)
-    by_run: dict[int, list[int]] = {}
-    for run_number, ls_number in _keys(lumisections):
-        by_run.setdefault(run_number, []).append(ls_number)
-    owned = {number: _owned_of_run(listed, number, mine) for number, listed in by_run.items()}
-    return Owned(owned, len(mine), len(every) - len(mine), reason)
+    return Owned(_by_run(lumisections, mine), len(mine), len(every) - len(mine), reason)
+
+
+def held(connection: sa.Connection, row: Any, lumisections: pd.DataFrame) -> Owned:
+    """What the file of ``row`` owns already, of ``lumisections`` as `claim` has them."""
+    query = sa.select(lumisection.c.run_number, lumisection.c.ls_number).where(
+        lumisection.c.dataset_id == row.dataset_id, lumisection.c.file_id == row.file_id
+    )
+    mine = {(found.run_number, found.ls_number) for found in connection.execute(query)}
+    return Owned(_by_run(lumisections, mine), len(mine), row.n_refused or 0, row.reason)
 
 
 def _keys(frame: pd.DataFrame) -> list[tuple[int, int]]:
     return list(zip(frame.run_number.tolist(), frame.ls_number.tolist(), strict=True))
+
+
+def _by_run(lumisections: pd.DataFrame, mine: set[tuple[int, int]]) -> dict[int, Ints]:
+    by_run: dict[int, list[int]] = {}
+    for run_number, ls_number in _keys(lumisections):
+        by_run.setdefault(run_number, []).append(ls_number)
+    return {number: _owned_of_run(listed, number, mine) for number, listed in by_run.items()}
 
 
 def _owned_of_run(numbers: list[int], run_number: int, mine: set[tuple[int, int]]) -> Ints:

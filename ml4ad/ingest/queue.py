@@ -9,11 +9,13 @@ from typing import Any
 import pandas as pd
 import sqlalchemy as sa
 
+from ml4ad.ingest import selection
 from ml4ad.ingest.catalogue import index
 from ml4ad.ingest.take import Ingested, ingest_file
 from ml4ad.store import State
 from ml4ad.store.dimensions import FILE_LOCK
 from ml4ad.store.schema import file
+from ml4ad.workspaces import Workspace
 
 
 def ingest(
@@ -24,10 +26,12 @@ def ingest(
     era: str | None = None,
     memory_mb: int | None = None,
     replace: bool = False,
+    workspaces: Iterable[Workspace] | None = None,
 ) -> Iterator[Ingested]:
     """What becomes of each file, one by one: those at ``paths``, or all that wait.
 
-    ``paths`` are indexed first. ``target`` is an engine, or an archive. See `ingest_file`.
+    ``paths`` are indexed first. ``target`` is an engine, or an archive. See `ingest_file`,
+    and `enqueue` for ``workspaces``.
     """
     engine: sa.Engine = getattr(target, "engine", target)
     file_ids = None
@@ -36,40 +40,47 @@ def ingest(
         yield from (Ingested(0, f.path, State.FAILED, f.reason) for f in found if f.file_id is None)
         file_ids = [f.file_id for f in found if f.file_id is not None]
     url = engine.url.render_as_string(hide_password=False)
-    for file_id in enqueue(engine, file_ids, replace=replace):
+    for file_id in enqueue(engine, file_ids, replace=replace, workspaces=workspaces):
         yield ingest_file(url, file_id, memory_mb=memory_mb, replace=replace)
 
 
 def enqueue(
-    target: Any, file_ids: Iterable[int] | None = None, *, replace: bool = False
+    target: Any,
+    file_ids: Iterable[int] | None = None,
+    *,
+    replace: bool = False,
+    workspaces: Iterable[Workspace] | None = None,
 ) -> list[int]:
     """Numbers of the files to take in, now PENDING; of those given, or of all.
 
     Of those given also what FAILED is tried again, and with ``replace`` what had lumisections
     refused. Files whose worker died wait again.
+
+    ``workspaces`` tell which files and which of their elements: of a file that was never stored
+    only these are, of one that is stored those that it lacks are added, and what is there stays.
+    Without them a new file is stored whole, and any other as was asked for.
     """
     engine: sa.Engine = getattr(target, "engine", target)
     release_orphans(engine)
-    chosen: sa.ColumnElement[bool]
-    if file_ids is None:
-        chosen = file.c.state.in_([State.INDEXED, State.PENDING])
-    else:
+    waiting: sa.ColumnElement[bool] = file.c.state.in_([State.INDEXED, State.PENDING])
+    scope: sa.ColumnElement[bool] = file.c.dataset_id.is_not(None)
+    if file_ids is not None:
         ids = sa.bindparam("ids", sorted(set(file_ids)), type_=sa.ARRAY(sa.Integer))
-        waiting_states: sa.ColumnElement[bool] = file.c.state.in_(
-            [State.INDEXED, State.PENDING, State.FAILED]
-        )
+        scope &= file.c.file_id == sa.any_(ids)
+        waiting |= file.c.state == State.FAILED
         if replace:
-            waiting_states |= (file.c.state == State.PROCESSED) & (file.c.n_refused > 0)
-        chosen = (file.c.file_id == sa.any_(ids)) & waiting_states
-    chosen &= file.c.dataset_id.is_not(None)
+            waiting |= (file.c.state == State.PROCESSED) & (file.c.n_refused > 0)
+    if workspaces is not None:
+        scope &= file.c.dataset_id.in_(selection.want(engine, scope, workspaces))
     with engine.begin() as connection:
         # In one order everywhere: two that enqueue the same files must not wait in a circle.
-        locked = sa.select(file.c.file_id).where(chosen).order_by(file.c.file_id).with_for_update()
+        wanted = sa.select(file.c.file_id).where(scope, waiting | selection.lacking())
+        locked = wanted.order_by(file.c.file_id).with_for_update()
         numbers = list(connection.scalars(locked))
         these = sa.bindparam("these", numbers, type_=sa.ARRAY(sa.Integer))
-        connection.execute(
-            sa.update(file).where(file.c.file_id == sa.any_(these)).values(state=State.PENDING)
-        )
+        # What is stored and only lacks some elements stays PROCESSED until a worker has it.
+        begun = sa.update(file).where(file.c.file_id == sa.any_(these), waiting)
+        connection.execute(begun.values(state=State.PENDING))
     return numbers
 
 

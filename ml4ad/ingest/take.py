@@ -22,7 +22,7 @@ import psycopg
 import sqlalchemy as sa
 
 from ml4ad import dqmio, settings
-from ml4ad.ingest import forget, ownership, source
+from ml4ad.ingest import forget, ownership, selection, source
 from ml4ad.ingest.exported import Folder
 from ml4ad.ingest.ownership import Owned
 from ml4ad.stack import HistogramStack
@@ -138,6 +138,7 @@ def _claimed(connection: sa.Connection, file_id: int, replace: bool) -> Iterator
 
 def _begin(connection: sa.Connection, file_id: int, replace: bool) -> Any:
     wanted: sa.ColumnElement[bool] = file.c.state.in_(_WAITING)
+    wanted |= selection.lacking()
     if replace:
         wanted |= (file.c.state == State.PROCESSED) & (file.c.n_refused > 0)
     with connection.begin():
@@ -197,22 +198,28 @@ def _store(
     if row.dataset_id is None:
         raise OSError(f"{row.path}: dataset unknown; index it with --dataset")
     again = forget.has_contents(connection, row.dataset_id, row.file_id)
+    adding = again and row.state == State.PROCESSED and not (replace and row.n_refused)
     # Who only adds shares the dataset; who changes what others added has it alone.
-    alone = replace or again
+    alone = not adding and (replace or again)
     lock = sa.func.pg_advisory_xact_lock if alone else sa.func.pg_advisory_xact_lock_shared
     connection.execute(sa.select(lock(DATASET_LOCK, row.dataset_id)))
     with source.opened(row.path) as opened:
         if row.uuid is not None and opened.uuid != row.uuid:
             raise OSError(f"{row.path}: another file than was indexed (UUID); index it again")
-        if again:
-            forget.delete_contents(connection, row.dataset_id, row.file_id)
         lumisections = _lumisections(opened)
-        owned = ownership.claim(connection, row, lumisections, replace=replace)
-        _store_runs(connection, row, lumisections)
-        packed = _Counted()
-        stacks = opened.stacks("*", memory_mb=memory_mb)
+        if adding:
+            owned = ownership.held(connection, row, lumisections)
+            packed = _Counted(row.n_histograms, row.n_blocks, row.packed_bytes)
+        else:
+            if again:
+                forget.delete_contents(connection, row.dataset_id, row.file_id)
+            owned = ownership.claim(connection, row, lumisections, replace=replace)
+            _store_runs(connection, row, lumisections)
+            packed = _Counted()
+        elements = selection.to_store(row, adding=adding)
+        stacks = opened.stacks(elements, memory_mb=memory_mb)
         blocks.store(here, connection, row.file_id, row.dataset_id, packed.of(stacks, owned))
-        _store_scalars(here, connection, row, opened.scalars(), owned)
+        _store_scalars(here, connection, row, opened.scalars(elements), owned)
         _change(
             connection,
             row.file_id,
@@ -220,6 +227,7 @@ def _store(
             reason=owned.reason,
             finished_at=sa.func.clock_timestamp(),
             vanished=False,
+            selection=row.wanted,
             release=opened.release,
             guid=opened.guid,
             n_ls=owned.n_ls,

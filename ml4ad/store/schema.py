@@ -11,7 +11,7 @@ import enum
 
 import sqlalchemy as sa
 from sqlalchemy import BigInteger, Column, Double, ForeignKey, Integer, LargeBinary, Text
-from sqlalchemy.dialects.postgresql import TIMESTAMP, UUID
+from sqlalchemy.dialects.postgresql import ARRAY, TIMESTAMP, UUID
 
 #: Longest name of a monitoring element, dataset; longest reason that is kept.
 MAX_NAME = 255
@@ -77,6 +77,8 @@ file = sa.Table(
     Column("n_histograms", BigInteger),
     Column("n_blocks", Integer),
     Column("packed_bytes", BigInteger),
+    Column("wanted", ARRAY(Text), comment="globs of the elements to store; null is all"),
+    Column("selection", ARRAY(Text), comment="globs of the elements that are stored; null is all"),
     _time("indexed_at"),
     _time("started_at"),
     _time("finished_at"),
