@@ -39,6 +39,7 @@ COMMANDS = {
     "schedule": "ml4ad.cli.schedule:schedule",
     "kernels": "ml4ad.cli.kernels:kernels",
     "lab": "ml4ad.cli.kernels:lab",
+    "dashboards": "ml4ad.cli.dashboards:dashboards",
     "demo": "ml4ad.cli.demo:demo",
 }
 

@@ -1,0 +1,19 @@
+"""The pages that Voila shows: each is a class whose ``widget`` a notebook displays."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ml4ad.dashboards.explore import Explore as Explore
+
+_HOMES = {"Explore": "explore"}
+
+__all__ = ["Explore"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ml4ad.dashboards' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"ml4ad.dashboards.{_HOMES[name]}"), name)

@@ -1,0 +1,242 @@
+"""What all pages have: a frame, a banner for what went wrong, and a view that is an address."""
+
+from __future__ import annotations
+
+import html
+import logging
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, urlencode
+
+import ipywidgets as widgets
+import sqlalchemy as sa
+
+from ml4ad.dashboards.browser import Frame
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pandas as pd
+
+    from ml4ad.archive import Archive
+
+_LOG = logging.getLogger(__name__)
+
+#: Notebook, title, and what the start page says of it.
+PAGES = (("explore", "Explore", "Any element, run and lumisection: overlay, compare, download."),)
+
+
+class Page:
+    """A page: ``widget`` is what a notebook shows.
+
+    ``archive`` None connects where the settings say, and tries again while that fails: a page that
+    is open when the database goes says so, and goes on when it is back.
+    """
+
+    name = ""
+
+    def __init__(self, archive: Archive | None = None) -> None:
+        self._archive = archive
+        self._quiet = False
+        self.is_gone = False
+        self.frame = Frame(self.name, [page[:2] for page in PAGES], self._heard)
+        self.banner = widgets.HTML()
+        self.body = widgets.VBox()
+        self.widget = widgets.VBox([self.frame, self.banner, self.body])
+        self.widget.add_class("ml4ad-page")
+        self.widget.add_class(f"ml4ad-{self.name}")
+
+    @property
+    def archive(self) -> Archive:
+        """The archive, connected on first use; raises what `ml4ad.connect` raises."""
+        if self._archive is None:
+            from ml4ad.archive import connect
+
+            self._archive = connect()
+        return self._archive
+
+    # -- what a page must say ---------------------------------------------------------------------
+
+    @abstractmethod
+    def load(self) -> None:
+        """Ask the archive what there is, and show it."""
+
+    @abstractmethod
+    def view(self) -> Mapping[str, Any]:
+        """What tells this view from others: texts, numbers, or lists of them."""
+
+    @abstractmethod
+    def apply(self, wanted: Mapping[str, Sequence[str]]) -> None:
+        """Show the view that an address asks for; what it does not name stays."""
+
+    def follow(self) -> None:
+        """Called every two seconds while the page is open."""
+
+    # -- errors -----------------------------------------------------------------------------------
+
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        """What goes wrong inside becomes a sentence on the page."""
+        try:
+            yield
+        except (ConnectionError, sa.exc.SQLAlchemyError) as error:
+            self.is_gone = True
+            self._say("The database does not answer.", _plain(error), _WAITS)
+        except (OSError, ValueError, LookupError, RuntimeError, TypeError, AttributeError) as error:
+            known = isinstance(error, ValueError | KeyError | OSError)
+            if not known:
+                _LOG.error("page %s", self.name, exc_info=error)
+            self._say(
+                "That cannot be shown." if known else "This page has a fault.",
+                _plain(error),
+                "" if known else "Reload it; if it comes back, report the line above.",
+            )
+        else:
+            if self.is_gone:
+                self.is_gone = False
+                self.quiet()
+
+    def _say(self, head: str, text: str, more: str = "") -> None:
+        self.banner.value = (
+            f'<div class="ml4ad-banner" role="alert"><b>{html.escape(head)}</b> '
+            f"{html.escape(text)} {html.escape(more)}</div>"
+        )
+
+    def note(self, text: str) -> None:
+        """Tell what was done."""
+        self.banner.value = (
+            f'<div class="ml4ad-banner note" role="status">{html.escape(text)}</div>'
+        )
+
+    def quiet(self) -> None:
+        """Take the banner away."""
+        if self.banner.value:
+            self.banner.value = ""
+
+    def begin(self) -> None:
+        """Load for the first time."""
+        with self.guarded():
+            self.load()
+
+    def on(self, control: Any, react: Callable[[], None], trait: str = "value") -> None:
+        """Call ``react`` when a control changes; not while the page sets controls itself."""
+
+        def changed(_: Any) -> None:
+            if self._quiet:
+                return
+            self.quiet()
+            with self.guarded():
+                react()
+            self.publish()
+
+        control.observe(changed, trait)
+
+    def on_click(self, button: Any, react: Callable[[], None]) -> None:
+        """Call ``react`` when a button is pressed."""
+
+        def pressed(_: Any) -> None:
+            self.quiet()
+            with self.guarded():
+                react()
+            self.publish()
+
+        button.on_click(pressed)
+
+    @contextmanager
+    def setting(self) -> Iterator[None]:
+        """Controls are set inside, and nothing reacts."""
+        before, self._quiet = self._quiet, True
+        try:
+            yield
+        finally:
+            self._quiet = before
+
+    # -- address ----------------------------------------------------------------------------------
+
+    def publish(self) -> None:
+        """Put the view into the address."""
+        said = {k: v for k, v in self.view().items() if v not in (None, "", [], ())}
+        self.frame.view = urlencode(said, doseq=True)
+
+    def _heard(self, kind: str, search: str) -> None:
+        if kind == "hello":
+            # The kernel was warmed up long before somebody came.
+            with self.guarded():
+                self.load()
+                wanted = parse_qs(search)
+                if wanted:
+                    self.apply(wanted)
+            self.publish()
+        elif self.is_gone:
+            with self.guarded():
+                self.load()
+        else:
+            with self.guarded():
+                self.follow()
+
+
+#: What stands where there is no value.
+NONE = "\N{EN DASH}"
+_WAITS = "This page tries again by itself; nothing is lost."
+
+
+def _plain(error: BaseException) -> str:
+    text = error.args[0] if isinstance(error, KeyError) and error.args else error
+    lines = str(text).strip().splitlines() or [type(error).__name__]
+    said = lines[0]
+    return said if said.endswith((".", "!", "?")) else f"{said}."
+
+
+# -- parts -----------------------------------------------------------------------------------------
+
+
+def number(value: Any, digits: int = 4) -> str:
+    """A number as people read it, a dash where there is none."""
+    if value is None or value != value:
+        return NONE
+    if isinstance(value, int) or float(value).is_integer():
+        return f"{int(value):,}".replace(",", "\u202f")
+    return f"{value:,.{digits}g}"
+
+
+def table(frame: pd.DataFrame, links: Iterable[str] = ()) -> str:
+    """HTML of a table; columns in ``links`` hold HTML already."""
+    import pandas as pd
+
+    ready = set(links)
+    heads = "".join(f"<th>{html.escape(str(name))}</th>" for name in frame.columns)
+    rows = []
+    for row in frame.itertuples(index=False):
+        cells = []
+        for name, value in zip(frame.columns, row, strict=True):
+            if name in ready:
+                cells.append(f"<td>{value}</td>")
+            elif isinstance(value, str):
+                cells.append(f"<td>{html.escape(value)}</td>")
+            elif isinstance(value, pd.Timestamp):
+                cells.append(f"<td>{value:%Y-%m-%d %H:%M:%S}</td>")
+            elif value is None or value is pd.NA or value is pd.NaT:
+                cells.append(f"<td>{NONE}</td>")
+            elif isinstance(value, bool):
+                cells.append(f"<td>{'yes' if value else 'no'}</td>")
+            else:
+                cells.append(f'<td class="number">{number(value)}</td>')
+        rows.append(f"<tr>{''.join(cells)}</tr>")
+    return (
+        f'<div class="ml4ad-table"><table><thead><tr>{heads}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def empty(text: str, what_to_do: str = "") -> str:
+    """HTML of a page that has nothing to show, and of what to do."""
+    command = f"<p>{html.escape(what_to_do)}</p>" if what_to_do else ""
+    return f'<div class="ml4ad-empty"><p><b>{html.escape(text)}</b></p>{command}</div>'
+
+
+EMPTY_ARCHIVE = empty(
+    "The archive is empty: nothing was ingested yet.",
+    "Take files in with `ml4ad ingest FOLDER`, or try `ml4ad demo`. This page follows by itself.",
+)

@@ -1,0 +1,413 @@
+"""Pictures for the screen, as plotly's JSON: plain dictionaries, sent as they are."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from unicodedata import lookup
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ml4ad.pictures import COLOURS
+from ml4ad.stack import Axis, Floats, HistogramStack
+
+Figure = dict[str, Any]
+
+#: Dark enough on white and light enough on black; told apart without colour by dash and width.
+_DASHES = ("solid", "dash", "dot", "dashdot")
+_MARGIN = {"l": 64, "r": 14, "t": 30, "b": 46}
+_HEIGHT = 420
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One histogram with a name: values and errors per bin, ``(nx[, ny])``."""
+
+    name: str
+    axes: tuple[Axis, ...]
+    values: Floats
+    errors: Floats
+    is_profile: bool = False
+
+    @classmethod
+    def of(cls, stack: HistogramStack, name: str) -> Shown:
+        """All lumisections of a stack together; of three axes the projection to two."""
+        if len(stack.axes) == 3:
+            stack = stack.project("x", "y")
+        total = stack.grouped([stack.ls_numbers]) if len(stack) else stack
+        if not len(total):
+            raise ValueError(f"{stack.me}, run {stack.run_number}: no lumisection to show")
+        values = np.asarray(total.values()[0], dtype=np.float64)
+        errors = np.sqrt(np.maximum(total.variances()[0], 0))
+        return cls(name, stack.axes, values, errors, stack.is_profile)
+
+    def scaled(self, factor: float) -> Shown:
+        """The same, times a factor; a profile's means have no scale."""
+        if self.is_profile:
+            return self
+        return Shown(self.name, self.axes, self.values * factor, self.errors * factor)
+
+    @property
+    def total(self) -> float:
+        """Sum of all bins."""
+        return float(np.nansum(self.values))
+
+
+def packed(array: ArrayLike, dtype: str = "f8") -> dict[str, str]:
+    """An array as plotly.js takes it without parsing numbers."""
+    values = np.ascontiguousarray(np.asarray(array), dtype=f"<{dtype}")
+    out = {"dtype": dtype, "bdata": base64.b64encode(values.tobytes()).decode()}
+    if values.ndim == 2:
+        out["shape"] = f"{values.shape[0]}, {values.shape[1]}"
+    return out
+
+
+def text_of(root_text: str) -> str:
+    """Plotly's text for an axis title in ROOT's TLatex: Greek letters, sub- and superscripts.
+
+    >>> text_of("#Delta#phi(#mu, E_{T}) [rad]")
+    'Δφ(μ, E<sub>T</sub>) [rad]'
+    """
+    plain = root_text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    greek = re.sub(r"#([A-Za-z]+)", lambda m: _letter(m[1]) or m[0], plain)
+    lowered = re.sub(r"_\{([^{}]*)\}", r"<sub>\1</sub>", greek)
+    return re.sub(r"\^\{([^{}]*)\}", r"<sup>\1</sup>", lowered)
+
+
+def _letter(name: str) -> str:
+    """Greek letter of that name, "" for any other word."""
+    spelled = name.upper().replace("LAMBDA", "LAMDA")
+    try:
+        return lookup(f"GREEK {'SMALL' if name.islower() else 'CAPITAL'} LETTER {spelled}")
+    except KeyError:
+        return ""
+
+
+def axis_of(axis: Axis, which: str) -> Figure:
+    """Plotly's axis for one of a histogram, titled and labelled from the file."""
+    low, high = float(axis.edges[0]), float(axis.edges[-1])
+    title = text_of(axis.title) or f"{which} (untitled in the file)"
+    out: Figure = {"title": {"text": title}, "range": [low, high], "automargin": True}
+    if any(axis.labels):
+        step = -(-axis.n_bins // 40)
+        shown = [i for i in range(0, axis.n_bins, step) if axis.labels[i]]
+        out["tickvals"] = axis.centers[shown].tolist()
+        out["ticktext"] = [_short(axis.labels[i], 24) for i in shown]
+        if which == "x":
+            out["tickangle"] = -45
+    return out
+
+
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def histograms(
+    shown: Sequence[Shown],
+    *,
+    reference: Shown | None = None,
+    ratio: bool = False,
+    log: bool = False,
+    unit: str = "Entries",
+    height: int = _HEIGHT,
+) -> Figure:
+    """One-dimensional histograms over each other, below them each over the reference.
+
+    Raises ValueError if there is none, or their binning differs.
+    """
+    every = [*([reference] if reference is not None else []), *shown]
+    if not every:
+        raise ValueError("no histogram to show")
+    axis = every[0].axes[0]
+    for one in every:
+        if len(one.axes) != 1 or not one.axes[0].same_binning(axis):
+            raise ValueError(
+                f"{one.name} has other bins than {every[0].name}, and cannot be laid over it"
+            )
+    below = ratio and reference is not None
+    data: list[Figure] = []
+    if reference is not None:
+        data += _steps(reference, "#8a9099", "solid", fill=True)
+    for i, one in enumerate(shown):
+        colour, dash = COLOURS[i % len(COLOURS)], _DASHES[i // len(COLOURS) % len(_DASHES)]
+        data += _steps(one, colour, dash)
+        if below and reference is not None:
+            data.append(_quotient(one, reference, colour))
+    wide = "" if axis.variable or axis.labels else f" / {axis.widths[0]:.4g}"
+    x = axis_of(axis, "x")
+    layout: Figure = {
+        "height": height,
+        "margin": _MARGIN,
+        "uirevision": f"{axis!r} {log} {unit}",
+        "showlegend": len(every) > 1,
+        "legend": {"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0},
+        "hovermode": "x",
+        "xaxis": x | ({"anchor": "y2"} if below else {}),
+        "yaxis": {
+            "title": {"text": unit + ("" if every[0].is_profile else wide)},
+            "type": "log" if log else "linear",
+            "rangemode": "normal" if log or every[0].is_profile else "tozero",
+            "domain": [0.32, 1] if below else [0, 1],
+            "exponentformat": "power",
+            "automargin": True,
+        },
+    }
+    if below and reference is not None:
+        layout["yaxis2"] = {
+            "title": {"text": "over<br>reference"},
+            "domain": [0, 0.26],
+            "range": [0, 2],
+            "automargin": True,
+        }
+        layout["shapes"] = [_level(1.0, "y2")]
+    return {"data": data, "layout": layout}
+
+
+def _steps(one: Shown, colour: str, dash: str, *, fill: bool = False) -> list[Figure]:
+    """Points with errors in the middle of the bins, and steps from edge to edge."""
+    axis = one.axes[0]
+    points: Figure = {
+        "type": "scatter",
+        "mode": "markers",
+        "name": one.name,
+        "x": packed(axis.centers),
+        "y": packed(one.values),
+        "marker": {"color": colour, "size": 5 if one.is_profile else 1},
+        "showlegend": one.is_profile,
+        "legendgroup": one.name,
+        "hovertemplate": "%{y:.5g}<extra>%{fullData.name}</extra>",
+    }
+    if one.is_profile or (axis.n_bins <= 200 and not fill):
+        points["error_y"] = {"type": "data", "array": packed(one.errors)} | {
+            "thickness": 0.8,
+            "width": 0,
+            "color": colour,
+        }
+    if one.is_profile:
+        return [points]
+    steps: Figure = {
+        "type": "scatter",
+        "mode": "lines",
+        "name": one.name,
+        "legendgroup": one.name,
+        "x": packed(axis.edges),
+        "y": packed(np.append(one.values, one.values[-1])),
+        "line": {"color": colour, "width": 1.8, "dash": dash, "shape": "hv"},
+        "hoverinfo": "skip",
+    }
+    if fill:
+        steps |= {"fill": "tozeroy", "fillcolor": "rgba(138,144,153,0.25)"}
+    return [steps, points]
+
+
+def _quotient(one: Shown, reference: Shown, colour: str) -> Figure:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        over = one.values / np.where(reference.values == 0, np.nan, reference.values)
+        errors = one.errors / np.abs(np.where(reference.values == 0, np.nan, reference.values))
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": f"{one.name} over reference",
+        "showlegend": False,
+        "x": packed(one.axes[0].centers),
+        "y": packed(over),
+        "error_y": {"type": "data", "array": packed(errors), "thickness": 0.8, "width": 0},
+        "marker": {"color": colour, "size": 4},
+        "yaxis": "y2",
+        "hovertemplate": "%{y:.4g}<extra></extra>",
+    }
+
+
+def _level(at: float, axis: str) -> Figure:
+    line = {"color": "#8a9099", "width": 1}
+    return {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "yref": axis, "y0": at, "y1": at} | {
+        "line": line
+    }
+
+
+def maps(
+    shown: Sequence[Shown],
+    *,
+    log: bool = False,
+    unit: str = "Entries",
+    height: int = _HEIGHT,
+    signed: Sequence[int] = (),
+) -> Figure:
+    """Two-dimensional histograms side by side; those numbered in ``signed`` around zero.
+
+    Bins without entries stay blank. Raises ValueError if there is none, or one has one axis.
+    """
+    if not shown:
+        raise ValueError("no histogram to show")
+    gap = 0.09
+    width = (1 - gap * (len(shown) - 1)) / len(shown)
+    data: list[Figure] = []
+    layout: Figure = {"height": height, "margin": _MARGIN | {"r": 60}, "annotations": []}
+    layout["uirevision"] = f"{shown[0].axes!r} {len(shown)}"
+    for i, one in enumerate(shown):
+        if len(one.axes) != 2:
+            raise ValueError(f"{one.name} has {len(one.axes)} axis, want two: show it by itself")
+        left = i * (width + gap)
+        suffix = "" if i == 0 else str(i + 1)
+        data.append(_heat(one, suffix, left + width, log and i not in signed, unit, i in signed))
+        layout[f"xaxis{suffix}"] = axis_of(one.axes[0], "x") | {
+            "domain": [left, left + width],
+            "anchor": f"y{suffix}",
+        }
+        layout[f"yaxis{suffix}"] = axis_of(one.axes[1], "y") | {"anchor": f"x{suffix}"}
+        layout["annotations"].append(
+            {
+                "text": one.name,
+                "x": left,
+                "y": 1,
+                "xref": "paper",
+                "yref": "paper",
+                "xanchor": "left",
+                "yanchor": "bottom",
+                "showarrow": False,
+            }
+        )
+    return {"data": data, "layout": layout}
+
+
+def _heat(one: Shown, suffix: str, right: float, log: bool, unit: str, signed: bool) -> Figure:
+    values = one.values.copy()
+    if not signed:
+        values[values == 0] = np.nan
+    title = unit
+    if log:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            values = np.log10(np.where(values > 0, values, np.nan))
+        title = f"log<sub>10</sub> {unit.lower()}"
+    trace: Figure = {
+        "type": "heatmap",
+        "name": one.name,
+        "x": packed(one.axes[0].edges),
+        "y": packed(one.axes[1].edges),
+        "z": packed(values.T, "f4"),
+        "xaxis": f"x{suffix}",
+        "yaxis": f"y{suffix}",
+        "colorscale": "Viridis",
+        "hoverongaps": False,
+        "colorbar": {"title": {"text": title, "side": "right"}, "thickness": 10, "x": right}
+        | {"xpad": 2, "len": 1},
+        "hovertemplate": "x %{x}<br>y %{y}<br>%{z:.5g}<extra></extra>",
+    }
+    if signed:
+        most = float(np.nanmax(np.abs(values), initial=1.0))
+        trace |= {"colorscale": "RdBu", "reversescale": True, "zmin": -most, "zmax": most}
+    return trace
+
+
+def ls_map(stack: HistogramStack, *, by_area: bool, log: bool = False) -> Figure:
+    """All lumisections of a one-dimensional stack: lumisection across, bins upwards.
+
+    Raises ValueError for another number of axes, or no lumisection.
+    """
+    if len(stack.axes) != 1 or not len(stack):
+        raise ValueError(
+            f"{stack.me} has {len(stack.axes)} axes and {len(stack)} lumisections here: "
+            "the map of lumisections wants one axis, and some"
+        )
+    first, last = int(stack.ls_numbers[0]), int(stack.ls_numbers[-1])
+    values = np.full((last - first + 1, stack.axes[0].n_bins), np.nan)
+    rows = stack.values().astype(np.float64)
+    if by_area and not stack.is_profile:
+        sums = rows.sum(axis=1, keepdims=True)
+        rows = np.divide(rows, sums, out=np.full_like(rows, np.nan), where=sums > 0)
+    values[stack.ls_numbers - first] = rows
+    unit = "Mean" if stack.is_profile else "Fraction" if by_area else "Entries"
+    if log:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            values = np.where(values > 0, np.log10(values), np.nan)
+        unit = f"log<sub>10</sub> {unit.lower()}"
+    trace = {
+        "type": "heatmap",
+        "x": packed(np.arange(first, last + 1), "i4"),
+        "y": packed(stack.axes[0].edges),
+        "z": packed(values.T, "f4"),
+        "colorscale": "Viridis",
+        "hoverongaps": False,
+        "colorbar": {"title": {"text": unit, "side": "right"}, "thickness": 12},
+        "hovertemplate": "LS %{x}<br>%{y}<br>%{z:.5g}<extra></extra>",
+    }
+    layout = {
+        "height": _HEIGHT,
+        "margin": _MARGIN,
+        "uirevision": f"{stack.me} {stack.run_number}",
+        "xaxis": {"title": {"text": "Lumisection"}, "range": [first - 0.5, last + 0.5]},
+        "yaxis": axis_of(stack.axes[0], "y"),
+    }
+    return {"data": [trace], "layout": layout}
+
+
+def trends(
+    series: Mapping[str, tuple[NDArray[Any], NDArray[Any]]],
+    *,
+    unit: str,
+    beside: tuple[str, NDArray[Any], NDArray[Any]] | None = None,
+    mark: tuple[float, float] | None = None,
+    height: int = _HEIGHT,
+) -> Figure:
+    """Quantities over lumisections: name -> (numbers, values); ``beside`` with an axis of its own.
+
+    ``mark`` shades lumisections from the first to the last.
+    """
+    data: list[Figure] = []
+    for i, (name, (ls_numbers, values)) in enumerate(series.items()):
+        data.append(
+            {
+                "type": "scattergl" if len(ls_numbers) > 3000 else "scatter",
+                "mode": "markers",
+                "name": name,
+                "x": packed(ls_numbers, "i4"),
+                "y": packed(values),
+                "marker": {"color": COLOURS[i % len(COLOURS)], "size": 5, "symbol": i % 6},
+                "hovertemplate": "LS %{x}: %{y:.5g}<extra>%{fullData.name}</extra>",
+            }
+        )
+    layout: Figure = {
+        "height": height,
+        "margin": _MARGIN | ({"r": 64} if beside else {}),
+        "uirevision": " ".join(series) + unit,
+        "showlegend": len(series) > 1 or beside is not None,
+        "legend": {"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0},
+        "xaxis": {"title": {"text": "Lumisection"}},
+        "yaxis": {"title": {"text": text_of(unit)}, "automargin": True},
+    }
+    if beside is not None:
+        name, ls_numbers, values = beside
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "name": name,
+                "x": packed(ls_numbers, "i4"),
+                "y": packed(values),
+                "line": {"color": "#8a9099", "width": 1.5, "dash": "dot"},
+                "yaxis": "y2",
+            }
+        )
+        layout["yaxis2"] = {"title": {"text": name}, "overlaying": "y", "side": "right"} | {
+            "showgrid": False
+        }
+    if mark is not None:
+        layout["shapes"] = [
+            {
+                "type": "rect",
+                "xref": "x",
+                "yref": "paper",
+                "y0": 0,
+                "y1": 1,
+                "x0": mark[0] - 0.5,
+                "x1": mark[1] + 0.5,
+                "line": {"width": 0},
+                "fillcolor": "rgba(228,37,54,0.15)",
+                "layer": "below",
+            }
+        ]
+    return {"data": data, "layout": layout}

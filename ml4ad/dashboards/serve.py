@@ -1,0 +1,161 @@
+"""The server of the pages: Voila with our template, a start page, and nothing from elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from jupyter_server.base.handlers import JupyterHandler
+from jupyter_server.utils import url_path_join
+from tornado import web
+from tornado.httpserver import HTTPServer
+from tornado.ioloop import IOLoop
+from tornado.netutil import bind_sockets
+from traitlets.config import Config
+from voila.app import Voila
+
+from ml4ad.dashboards.browser import STATIC, plotly_source
+from ml4ad.dashboards.page import PAGES
+
+_HERE = Path(__file__).parent
+#: A kernel whose page is closed ends after so many seconds at the latest.
+_IDLE_S = 120
+_EXTENSIONS = (
+    "@jupyter-widgets/jupyterlab-manager",
+    "@voila-dashboards/widgets-manager8",
+    "anywidget",
+)
+
+
+def notebooks() -> Path:
+    """Folder of the pages' notebooks: in the installed package, or beside it in a checkout."""
+    for folder in (_HERE / "notebooks", _HERE.parents[1] / "dashboards"):
+        if any(folder.glob("*.ipynb")):
+            return folder
+    raise FileNotFoundError(f"no notebooks in {_HERE / 'notebooks'}: install ml4ad again")
+
+
+class _Start(JupyterHandler):
+    @web.authenticated
+    def get(self) -> None:
+        """The start page."""
+        source = (_HERE / "voila" / "templates" / "ml4ad" / "start.html").read_text("utf-8")
+        pages = [{"name": name, "title": title, "says": says} for name, title, says in PAGES]
+        template = jinja2.Environment(autoescape=True).from_string(source)
+        self.finish(template.render(base_url=self.base_url, pages=pages))
+
+
+class _File(web.RequestHandler):
+    """One file that pages need, of the package or of a library: public, and kept by browsers."""
+
+    def initialize(self, path: Path) -> None:
+        """Which file this address stands for."""
+        self._path = path
+
+    def get(self) -> None:
+        """The file."""
+        self.set_header("Cache-Control", "max-age=3600")
+        kind = "text/css" if self._path.suffix == ".css" else "text/javascript"
+        self.set_header("Content-Type", f"{kind}; charset=utf-8")
+        self.finish(self._path.read_bytes())
+
+
+class Server(Voila):  # type: ignore[misc]  # Voila has no types
+    """Voila that serves our pages; configured by `server`, not by files of the user's.
+
+    ``say`` is called with the address, token and all, when it listens.
+    """
+
+    say: Callable[[str], None] | None = None
+    template_paths: Any
+    port: Any
+
+    def setup_template_dirs(self) -> None:
+        """Our template before Voila's."""
+        self.voila_configuration.template = "lab"
+        super().setup_template_dirs()
+        self.template_paths = [str(_HERE / "voila" / "templates" / "ml4ad"), *self.template_paths]
+
+    def listen(self) -> None:
+        """Serve until stopped; OSError if the port is taken, rather than another port."""
+        sockets = bind_sockets(self.port, self.ip)
+        self.port = sockets[0].getsockname()[1]
+        http = HTTPServer(self.app)
+        http.add_sockets(sockets)
+        host = "localhost" if self.ip in ("", "0.0.0.0", "127.0.0.1") else self.ip  # noqa: S104
+        secret = self.identity_provider.token
+        query = f"?token={secret}" if secret else ""
+        if self.say is not None:
+            self.say(f"http://{host}:{self.port}{self.base_url}{query}")
+        if self.open_browser:
+            self.launch_browser()
+        self.ioloop = IOLoop.current()
+        try:
+            self.ioloop.start()
+        except KeyboardInterrupt:
+            self.log.info("interrupted")
+        finally:
+            http.stop()
+            self.stop()
+
+    def init_handlers(self) -> list[Any]:
+        """Voila's, after the start page and the files that pages need."""
+        base = self.server_url
+        own = [
+            (base, _Start),
+            (url_path_join(base, r"/ml4ad/plotly\.min\.js"), _File, {"path": plotly_source()}),
+            (url_path_join(base, r"/ml4ad/page\.css"), _File, {"path": STATIC / "page.css"}),
+        ]
+        return [*own, *super().init_handlers()]
+
+
+def server(
+    *,
+    port: int = 8866,
+    ip: str = "127.0.0.1",
+    base_url: str = "/",
+    token: str | None = None,
+    open_browser: bool = False,
+    pool: Mapping[str, int] | int = 1,
+) -> Server:
+    """The server, ready to be started.
+
+    ``token`` None makes one, "" asks for none. ``pool`` is the number of warm kernels per page, or
+    by page; 0 warms none, and a page then takes seconds to open. Raises OSError if the notebooks
+    are not there, ValueError for a base URL that does not begin with "/".
+    """
+    if not base_url.startswith("/"):
+        raise ValueError(f"base URL {base_url!r}, want one that begins with '/'")
+    sizes = {name: pool if isinstance(pool, int) else pool.get(name, 0) for name, *_ in PAGES}
+    config = Config()
+    config.VoilaConfiguration.preheat_kernel = any(sizes.values())
+    config.VoilaConfiguration.default_pool_size = 0
+    config.VoilaConfiguration.show_tracebacks = False
+    config.VoilaConfiguration.file_allowlist = []
+    # Of what is installed beside, nothing belongs on these pages.
+    config.VoilaConfiguration.extension_allowlist = list(_EXTENSIONS)
+    config.VoilaConfiguration.allow_template_override = "NO"
+    config.VoilaConfiguration.allow_theme_override = "NO"
+    pools: dict[str, Any] = {f"{name}.ipynb": {"pool_size": size} for name, size in sizes.items()}
+    config.VoilaKernelManager.kernel_pools_config = pools | {"default": {"pool_size": 0}}
+    for manager in ("VoilaKernelManager", "NormalKernelManager"):
+        config[manager].cull_idle_timeout = _IDLE_S
+        config[manager].cull_interval = 20
+        config[manager].cull_connected = False
+    config.Voila.token = token
+    config.Voila.auto_token = token is None
+    app = Server(config=config, config_file_paths=[], port_retries=0)
+    app.root_dir = str(notebooks())
+    app.port, app.ip, app.open_browser = port, ip, open_browser
+    app.base_url = base_url if base_url.endswith("/") else f"{base_url}/"
+    app.initialize([])
+    return app
+
+
+def serve(say: Callable[[str], None], **given: Any) -> None:
+    """Serve until interrupted; ``say`` gets the address. ``given`` is what `server` takes."""
+    app = server(**given)
+    app.say = say
+    app.start()

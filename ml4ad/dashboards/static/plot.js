@@ -1,0 +1,111 @@
+// Draws the trait "figure" with plotly.js, and tells the kernel what was clicked.
+let loading = null;
+
+function library(model) {
+  if (window.Plotly) return Promise.resolve(window.Plotly);
+  if (loading) return loading;
+  loading = new Promise((resolve, reject) => {
+    const run = (url) => {
+      const tag = document.createElement("script");
+      tag.src = url;
+      tag.onload = () => resolve(window.Plotly);
+      tag.onerror = () => { loading = null; reject(new Error("plotly.js could not be loaded")); };
+      document.head.appendChild(tag);
+    };
+    const served = document.querySelector("meta[name=ml4ad-plotly]");
+    if (served) { run(served.content); return; }
+    // Outside our own pages (JupyterLab) the kernel hands it over.
+    const take = (message, buffers) => {
+      if (!message || message.kind !== "plotly") return;
+      model.off("msg:custom", take);
+      run(URL.createObjectURL(new Blob([buffers[0]], { type: "text/javascript" })));
+    };
+    model.on("msg:custom", take);
+    model.send({ kind: "plotly" });
+  });
+  return loading;
+}
+
+function dressed(layout, el) {
+  const style = getComputedStyle(el);
+  const ink = style.getPropertyValue("--ml4ad-ink").trim() || "#1b1f24";
+  const line = style.getPropertyValue("--ml4ad-line").trim() || "#d5d9de";
+  const out = { ...layout };
+  out.font = { family: "system-ui, 'DejaVu Sans', sans-serif", size: 12, color: ink };
+  out.paper_bgcolor = "rgba(0,0,0,0)";
+  out.plot_bgcolor = "rgba(0,0,0,0)";
+  for (const name of Object.keys(out)) {
+    if (/^[xy]axis\d*$/.test(name)) {
+      out[name] = { gridcolor: line, zerolinecolor: line, linecolor: line, ...out[name] };
+    }
+  }
+  return out;
+}
+
+export default {
+  async render({ model, el }) {
+    el.classList.add("ml4ad-plot-frame");
+    const box = document.createElement("div");
+    box.className = "ml4ad-plot";
+    box.setAttribute("role", "img");
+    const caption = document.createElement("div");
+    caption.className = "ml4ad-caption";
+    caption.setAttribute("aria-live", "polite");
+    el.append(box, caption);
+    let Plotly;
+    try {
+      Plotly = await library(model);
+    } catch (error) {
+      caption.textContent = "The picture cannot be drawn: " + error.message + ". Reload the page.";
+      return;
+    }
+    let shown = false;
+    let listening = false;
+    const draw = async () => {
+      const figure = model.get("figure");
+      box.setAttribute("aria-label", model.get("label"));
+      if (!figure || !figure.data) {
+        if (shown) Plotly.purge(box);
+        shown = listening = false;
+        box.style.display = "none";
+        caption.textContent = "";
+        return;
+      }
+      box.style.display = "";
+      box.style.height = (figure.layout.height || 360) + "px";
+      await Plotly.react(box, figure.data, dressed(figure.layout, el), {
+        responsive: true, displaylogo: false,
+        modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
+        toImageButtonOptions: { format: "png", scale: 2, filename: model.get("label") || "picture" },
+      });
+      shown = true;
+      el.dataset.drawn = String(Number(el.dataset.drawn || 0) + 1);
+      if (listening) return;
+      listening = true;
+      box.on("plotly_click", (event) => {
+        const point = event.points[0];
+        const times = (model.get("clicked").times || 0) + 1;
+        model.set("clicked", { x: point.x, y: point.y, trace: point.curveNumber, times });
+        model.save_changes();
+      });
+      box.on("plotly_hover", (event) => {
+        const point = event.points[0];
+        const words = ((box.layout.meta || {}).words) || null;
+        if (!words || point.z === undefined) return;
+        const row = (box.layout.meta.rows || [])[point.y] || point.y;
+        const said = point.z < 0 ? words[String(-point.z)] || "not assessed"
+          : "p = 10^-" + (point.z / 4).toFixed(1);
+        caption.textContent = "LS " + point.x + ": " + row + ": " + said;
+      });
+    };
+    model.on("change:figure", draw);
+    const dark = window.matchMedia("(prefers-color-scheme: dark)");
+    dark.addEventListener("change", draw);
+    await draw();
+    return () => {
+      dark.removeEventListener("change", draw);
+      model.off("change:figure", draw);
+      if (shown) Plotly.purge(box);
+    };
+  },
+};

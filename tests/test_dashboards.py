@@ -1,0 +1,211 @@
+"""The pages without a browser: set a control's value, read what is shown."""
+
+import base64
+import uuid
+
+import numpy as np
+import pytest
+import scored_samples as samples
+import sqlalchemy as sa
+
+import ml4ad
+from ml4ad import dashboards
+
+RUNS = (11, 12)
+
+
+@pytest.fixture(scope="module")
+def module_archive(server_url, template, tmp_path_factory):
+    """Two good runs, made once: what is only read may be shared."""
+    admin = sa.create_engine(
+        sa.make_url(server_url).set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT"
+    )
+    name = f"ml4ad_pages_{uuid.uuid4().hex[:8]}"
+    with admin.connect() as connection:
+        connection.exec_driver_sql(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+    url = sa.make_url(server_url).set(database=name).render_as_string(hide_password=False)
+    opened = ml4ad.connect(url)
+    samples.good_runs(opened, tmp_path_factory.mktemp("files"), runs=RUNS, n_ls=12)
+    yield opened
+    opened.close()
+    with admin.connect() as connection:
+        connection.exec_driver_sql(f'DROP DATABASE "{name}" WITH (FORCE)')
+    admin.dispose()
+
+
+@pytest.fixture
+def archive(module_archive, monkeypatch):
+    monkeypatch.setenv("ML4AD_DATABASE_URL", module_archive.url)
+    return module_archive
+
+
+@pytest.fixture
+def page(archive):
+    return dashboards.Explore(archive, run_number=12, me=samples.LINE)
+
+
+def array(packed):
+    values = np.frombuffer(base64.b64decode(packed["bdata"]), f"<{packed['dtype']}")
+    shape = packed.get("shape")
+    return values.reshape([int(n) for n in shape.split(",")]) if shape else values
+
+
+def points(plot, number=0):
+    traces = [t for t in plot.figure["data"] if t.get("mode") == "markers"]
+    return array(traces[number]["y"])
+
+
+def heat(plot, number=0):
+    return array([t for t in plot.figure["data"] if t["type"] == "heatmap"][number]["z"])
+
+
+def test_a_range_of_lumisections_is_drawn_as_their_sum(page, archive):
+    page.range.value = (3, 7)
+    expected = archive.stack(samples.LINE, 12).select(slice(3, 7)).values().sum(axis=0)
+    assert np.array_equal(points(page.plot), expected)
+    assert page.view()["range"] == "3-7"
+
+
+def test_one_lumisection_is_chosen_by_its_number(page, archive):
+    page.sums.value = "one"
+    page.ls.value = 5
+    expected = archive.stack(samples.LINE, 12).select(5).values()[0]
+    assert np.array_equal(points(page.plot), expected)
+
+
+def test_a_map_is_drawn_with_x_across(page, archive):
+    page.tree.value = [samples.MAP]
+    expected = archive.stack(samples.MAP, 12).values().sum(axis=0)
+    assert np.array_equal(heat(page.plot), np.where(expected.T == 0, np.nan, expected.T))
+
+
+def test_runs_lie_over_each_other_and_over_a_reference(page, archive):
+    page.norm.value = "area"
+    page.others.value = [f"11:{samples.DATASET}"]
+    page.reference.value = f"11:{samples.DATASET}"
+    first, second = (archive.stack(samples.LINE, run).values().sum(axis=0) for run in (12, 11))
+    # The reference is drawn first; then each with its ratio below.
+    assert np.allclose(points(page.plot, 1), first / first.sum())
+    assert np.allclose(points(page.plot, 2), first / first.sum() / (second / second.sum()))
+    assert np.allclose(points(page.plot, 4), 1)
+
+
+def test_rebinned_bins_are_sums_of_neighbours(page, archive):
+    page.rebin.value = 4
+    expected = archive.stack(samples.LINE, 12).rebin(4).values().sum(axis=0)
+    assert np.array_equal(points(page.plot), expected)
+
+
+def test_the_map_of_lumisections_has_a_column_each(page, archive):
+    page.look.value = "lumisections"
+    assert np.allclose(heat(page.plot), archive.stack(samples.LINE, 12).values().T)
+
+
+def test_the_trend_of_the_mean_is_that_of_the_bins(page, archive):
+    page.look.value = "trend"
+    page.moment.value = "mean"
+    stack = archive.stack(samples.LINE, 12)
+    values = stack.values().astype(float)
+    assert np.allclose(points(page.plot), values @ stack.axes[0].centers / values.sum(axis=1))
+
+
+def test_an_address_opens_the_same_view(page, archive):
+    page.tree.value = [samples.MAP]
+    page.sums.value = "one"
+    page.ls.value = 4
+    page.log.value = True
+    other = dashboards.Explore(archive)
+    other.frame._heard("hello", page.frame.view)
+    assert other.view() == page.view()
+    assert np.array_equal(heat(other.plot), heat(page.plot), equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("run=99", "run 99 is not here"),
+        ("me=No/such", "no element"),
+        ("ls=x", "want a number"),
+        ("view=upside", "upside"),
+    ],
+)
+def test_an_address_of_what_is_not_there_is_answered_in_a_sentence(page, address, said):
+    page.frame._heard("hello", address)
+    assert said in page.banner.value
+    assert "Traceback" not in page.banner.value
+
+
+def test_what_is_downloaded_is_what_is_shown(page, archive, tmp_path):
+    import pandas as pd
+
+    page.range.value = (2, 4)
+    saved = tmp_path / "saved.parquet"
+    saved.write_bytes(page.content("parquet"))
+    frame = pd.read_parquet(saved)
+    assert frame["ls_number"].tolist() == [2, 3, 4]
+    expected = archive.stack(samples.LINE, 12).select(slice(2, 4)).values()
+    assert np.array_equal(frame.iloc[:, 4:].to_numpy(), expected)
+    assert page.content("csv").decode().startswith("dataset,me,run_number,ls_number")
+    assert page.content("pdf").startswith(b"%PDF")
+    assert page.content("png").startswith(b"\x89PNG")
+
+
+def test_the_python_for_a_view_runs(page):
+    page.range.value = (2, 4)
+    page.others.value = [f"11:{samples.DATASET}"]
+    names = {}
+    exec(compile(page.source(), "view", "exec"), names)  # noqa: S102
+    names["archive"].close()
+
+
+def test_similar_lumisections_are_listed_with_their_addresses(page):
+    page.sums.value = "one"
+    page.find.click()
+    assert "run 11, LS" in page.likes.value
+    assert page.likes.value.count("<a href") == 10
+
+
+def test_a_scale_that_is_not_known_is_said_not_guessed(page):
+    page.norm.value = "luminosity"
+    assert "recorded luminosity is not known" in page.banner.value
+    page.norm.value = "area"
+    assert page.banner.value == ""
+
+
+def test_an_empty_archive_says_what_to_do_and_fills_itself(database_url, tmp_path):
+    archive = ml4ad.connect(database_url)
+    page = dashboards.Explore(archive)
+    assert "ml4ad ingest" in page.body.children[0].value
+    samples.good_runs(archive, tmp_path, runs=(5,), n_ls=3)
+    page.frame._heard("pulse", "")
+    assert page.run.value == 5
+    assert len(points(page.plot))
+    archive.close()
+
+
+def test_a_database_that_is_gone_is_said_and_comes_back(page, archive):
+    url = archive.engine.url
+    admin = sa.create_engine(url.set(database="postgres"), isolation_level="AUTOCOMMIT")
+    name = sa.quoted_name(url.database, quote=True)
+    away = f"{url.database}_away"
+    archive.engine.dispose()
+    with admin.connect() as connection:
+        connection.exec_driver_sql(f'ALTER DATABASE "{name}" RENAME TO "{away}"')
+    page.tree.value = [samples.MAP]
+    assert "The database does not answer." in page.banner.value
+    page.frame._heard("pulse", "")
+    assert page.is_gone
+    with admin.connect() as connection:
+        connection.exec_driver_sql(f'ALTER DATABASE "{away}" RENAME TO "{name}"')
+    page.frame._heard("pulse", "")
+    assert not page.is_gone
+    assert page.banner.value == ""
+    assert len(heat(page.plot))
+    admin.dispose()
+
+
+def test_stacks_that_were_looked_at_do_not_pile_up(page, archive, monkeypatch):
+    monkeypatch.setattr("ml4ad.dashboards.held.MOST_BYTES", 10_000)
+    for me in (samples.MAP, samples.LINE) * 2:
+        page.tree.value = [me]
+    assert len(page._held._stacks) == 1
