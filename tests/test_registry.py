@@ -9,7 +9,7 @@ import pytest
 from scored_samples import DATASET, LINE, MAP, good_runs, histograms, quick
 
 import ml4ad
-from ml4ad import detect
+from ml4ad import cli, detect
 from ml4ad.detect import registry
 from ml4ad.detect.calibrate import Tail
 
@@ -190,3 +190,22 @@ def test_trainings_at_the_same_time_get_versions_of_their_own(archive):
         made = list(pool.map(lambda _: make(archive), range(8)))
     versions = [registry.get(archive, model_id).version for model_id in made]
     assert sorted(versions) == list(range(1, 9))
+
+
+def run(*arguments):
+    with pytest.raises(SystemExit) as left:
+        cli.main(list(arguments))
+    return left.value.code
+
+
+def test_commands_on_an_archive_without_models_say_what_there_is(archive, capsys):
+    for command in (("models",), ("incidents",), ("verdict", "list")):
+        assert run(*command) == 0
+        header, *rows = capsys.readouterr().out.splitlines()
+        assert "\t" in header
+        assert not rows
+    assert run("models", "show", "x") == 1
+    assert "no model 'x'; there are none" in capsys.readouterr().err
+    make(archive)
+    assert run("models", "show", "pixel") == 0
+    assert "state\ttraining" in capsys.readouterr().out
