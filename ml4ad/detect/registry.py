@@ -141,21 +141,20 @@ def jsonable(value: Any) -> Any:
 
 def to_bytes(detector: Detector) -> bytes:
     """What `Detector.save` writes."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.npz"
-        detector.save(path)
-        return path.read_bytes()
+    with tempfile.NamedTemporaryFile(suffix=".npz") as file:
+        detector.save(file.name)
+        return Path(file.name).read_bytes()
 
 
 def from_bytes(artefact: bytes) -> Detector:
     """The detector that `to_bytes` was given; raises ValueError as `load` does."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.npz"
-        path.write_bytes(artefact)
+    with tempfile.NamedTemporaryFile(suffix=".npz") as file:
+        file.write(artefact)
+        file.flush()
         try:
-            return load(path)
+            return load(file.name)
         except ValueError as error:
-            raise ValueError(str(error).replace(f"{path}: ", "")) from error
+            raise ValueError(str(error).replace(f"{file.name}: ", "")) from error
 
 
 def put_element(
