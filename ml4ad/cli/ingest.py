@@ -16,6 +16,13 @@ _PATHS = click.argument("paths", nargs=-1, type=click.Path())
 _DATASET = click.option(
     "--dataset", metavar="NAME", help="Dataset of the files, where their path does not tell it."
 )
+_WORKSPACES = click.option(
+    "--workspace",
+    "names",
+    multiple=True,
+    metavar="NAME",
+    help="Only elements and datasets of this workspace; may be given several times.",
+)
 _ERA = click.option("--era", help="Era of the files, where dataset and path do not tell it.")
 
 
@@ -83,11 +90,13 @@ def _workers(command: Any) -> Any:
 @click.option(
     "--memory-mb", type=click.IntRange(1), help="Contents held in memory at a time, in MB."
 )
+@_WORKSPACES
 @_workers
 def ingest(
     paths: tuple[str, ...],
     dataset: str | None,
     era: str | None,
+    names: tuple[str, ...],
     replace: bool,
     memory_mb: int | None,
     **who: Any,
@@ -95,18 +104,20 @@ def ingest(
     """Take DQMIO files into the archive; without PATHS, all that were indexed and wait.
 
     One file is stored whole or not at all, and what is stored already is left alone: run it again
-    after any failure.
+    after any failure. With --workspace only its elements are stored; where a file lacks some,
+    they are added.
 
     \b
     Examples:
       ml4ad ingest /eos/cms/store/data/Run2024F
+      ml4ad ingest --workspace tracker --workspace ecal
       ml4ad ingest file.root --dataset /ZeroBias/Run2024F-PromptReco-v1/DQMIO
       ml4ad ingest --workers 4
       ml4ad ingest --scheduler tcp://farm:8786
     """
     import pandas as pd
 
-    from ml4ad import connect
+    from ml4ad import connect, workspaces
     from ml4ad import ingest as ingestion
     from ml4ad.cli.show import progress, table
 
@@ -123,7 +134,8 @@ def ingest(
                     done.append(ingestion.Ingested(0, each.path, "FAILED", each.reason))
                 else:
                     file_ids.append(each.file_id)
-        queued = ingestion.enqueue(archive, file_ids, replace=replace)
+        chosen = workspaces.get(archive.engine, *names) if names else None
+        queued = ingestion.enqueue(archive, file_ids, replace=replace, workspaces=chosen)
         others = sorted(set(file_ids or ()) - set(queued))
         with _taking(archive, memory_mb=memory_mb, replace=replace, **who) as take:
             done.extend(bars.track(take(queued), total=len(queued), description="ingesting"))
@@ -172,11 +184,13 @@ def _taking(
 @click.option("--quiet", default=5.0, show_default=True, help="Seconds a file must not change.")
 @click.option("--every", default=2.0, show_default=True, help="Seconds between two looks.")
 @click.option("--for", "lasting", type=float, help="Seconds to go on for; default: until Ctrl-C.")
+@_WORKSPACES
 @_workers
 def watch(
     paths: tuple[str, ...],
     dataset: str | None,
     era: str | None,
+    names: tuple[str, ...],
     quiet: float,
     every: float,
     lasting: float | None,
@@ -192,14 +206,17 @@ def watch(
     """
     import time
 
-    from ml4ad import connect
+    from ml4ad import connect, workspaces
     from ml4ad.cli.show import lines
+    from ml4ad.ingest import enqueue
     from ml4ad.ingest import watch as watch_paths
 
     end = None if lasting is None else time.monotonic() + lasting
     with connect() as archive, _taking(archive, memory_mb=None, replace=False, **who) as take:
+        chosen = workspaces.get(archive.engine, *names) if names else None
         arriving = watch_paths(
-            *(archive, paths, take),
+            *(archive, paths),
+            lambda file_ids: take(enqueue(archive, file_ids, workspaces=chosen)),
             dataset=dataset,
             era=era,
             quiet_s=quiet,
@@ -216,7 +233,7 @@ def watch(
     "--errors", default=10, show_default=True, help="How many of the last errors to show."
 )
 def status(errors: int) -> None:
-    """Show how many files are in which state, what the archive holds, and the last errors.
+    """Show how many files are in which state, how fast they go, what is held, the last errors.
 
     \b
     Example:
@@ -226,9 +243,12 @@ def status(errors: int) -> None:
 
     from ml4ad import connect, ingest
     from ml4ad.cli.show import table
+    from ml4ad.ingest import pace
 
     with connect() as archive:
         table(ingest.states(archive), title="files")
+        table(pace.rates(archive), title="taken in")
+        _print_size(pace.waiting(archive), pace.database_bytes(archive))
         table(archive.datasets(), title="datasets")
         last = ingest.errors(archive, errors)
         if last:
@@ -263,6 +283,18 @@ def forget(name: str, yes: bool) -> None:
             click.echo(f"forgot {ingest.forget_dataset(archive, name)} files")
         else:
             click.echo(f"forgot {ingest.forget_file(archive, name)} lumisections")
+
+
+def _print_size(waiting: dict[str, Any], nbytes: int) -> None:
+    import pandas as pd
+
+    from ml4ad.cli.show import table
+
+    row = {
+        "database_bytes": nbytes,
+        **{f"waiting_{name}": value for name, value in waiting.items()},
+    }
+    table(pd.DataFrame([row]), title="database, and what waits")
 
 
 def _summary(outcomes: list[str]) -> None:

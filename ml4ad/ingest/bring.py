@@ -32,7 +32,7 @@ def import_folder(
     if known.file_id is None:
         raise OSError(known.reason)
     # What was damaged may have been copied again.
-    retry(engine, [known.file_id])
+    retry(engine, [as_it_is(engine, known.file_id).path])
     url = engine.url.render_as_string(hide_password=False)
     for file_id in enqueue(engine, [known.file_id], replace=replace):
         ingest_file(url, file_id, replace=replace)

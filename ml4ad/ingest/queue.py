@@ -84,16 +84,16 @@ def enqueue(
     return numbers
 
 
-def retry(target: Any, file_ids: Iterable[int] | None = None) -> list[int]:
-    """Numbers of files that FAILED or are BAD and are PENDING again; of those given, or of all.
+def retry(target: Any, paths: Iterable[str] | None = None) -> list[int]:
+    """Numbers of files that FAILED or are BAD and are PENDING again; of those at paths, or of all.
 
     They begin to count their attempts anew. A file whose dataset is unknown must be indexed again.
     """
     engine: sa.Engine = getattr(target, "engine", target)
     chosen = file.c.state.in_([State.FAILED, State.BAD]) & file.c.dataset_id.is_not(None)
-    if file_ids is not None:
-        ids = sa.bindparam("ids", sorted(set(file_ids)), type_=sa.ARRAY(sa.Integer))
-        chosen &= file.c.file_id == sa.any_(ids)
+    if paths is not None:
+        these_paths = sa.bindparam("paths", sorted(set(paths)), type_=sa.ARRAY(sa.Text))
+        chosen &= file.c.path == sa.any_(these_paths)
     with engine.begin() as connection:
         locked = sa.select(file.c.file_id).where(chosen).order_by(file.c.file_id).with_for_update()
         numbers = list(connection.scalars(locked))
