@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ml4ad.dashboards.explore import Explore as Explore
+    from ml4ad.dashboards.shift import Shift as Shift
 
-_HOMES = {"Explore": "explore"}
+_HOMES = {"Explore": "explore", "Shift": "shift"}
 
-__all__ = ["Explore"]
+__all__ = ["Explore", "Shift"]
 
 
 def __getattr__(name: str) -> Any:

@@ -6,12 +6,11 @@ import html
 import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode
 
 import ipywidgets as widgets
 import numpy as np
 
-from ml4ad.dashboards import page, plots
+from ml4ad.dashboards import controls, page, plots
 from ml4ad.dashboards.browser import Plot, Tree
 from ml4ad.dashboards.held import Held, Key
 from ml4ad.stack import HistogramStack, Ints
@@ -170,7 +169,7 @@ class Explore(page.Page):
             return
         self.body.children = [self._all]
         with self.setting():
-            _offer(self.dataset, sorted(runs["dataset"].unique()))
+            controls.offer(self.dataset, sorted(runs["dataset"].unique()))
         self._offer_runs()
         if self._given:
             given, self._given = self._given, {}
@@ -189,7 +188,7 @@ class Explore(page.Page):
             return
         own = runs[runs["dataset"] == self.dataset.value].sort_values("run_number", ascending=False)
         with self.setting():
-            _offer(self.run, _runs_listed(own))
+            controls.offer(self.run, controls.runs_listed(own))
         self._offer_others()
         self._offer_elements()
 
@@ -215,7 +214,7 @@ class Explore(page.Page):
         with self.setting():
             self.others.options = listed
             self.others.value = kept
-            _offer(self.reference, references)
+            controls.offer(self.reference, references)
 
     def _offer_elements(self) -> None:
         found = self.archive.elements("*", self.dataset.value, self.run.value)
@@ -252,9 +251,9 @@ class Explore(page.Page):
             self.range.value = (
                 (first, last) if whole else (max(first, chosen[0]), min(last, max(chosen)))
             )
-            _offer(self.rebin, factors)
+            controls.offer(self.rebin, factors)
             known = self._known_conditions()
-            _offer(self.beside, [("nothing", ""), *((name, name) for name in known)])
+            controls.offer(self.beside, [("nothing", ""), *((name, name) for name in known)])
         self.draw()
 
     def _known_conditions(self) -> list[str]:
@@ -355,7 +354,7 @@ class Explore(page.Page):
 
         found = sorted(map(str, rates(self.archive.engine, run_number=self.run.value).columns))
         with self.setting():
-            _offer(self.path, found)
+            controls.offer(self.path, found)
 
     def shown(self) -> list[plots.Shown]:
         """Histograms as they are drawn, in the order of `keys`."""
@@ -515,7 +514,7 @@ class Explore(page.Page):
         pairs = list(zip(found["run_number"], found["ls_number"], strict=True))
         here = self.view()
         link = [
-            f'<a href="?{_query(here | {"run": run, "ls": ls})}">run {run}, LS {ls}</a>'
+            f'<a href="?{controls.query(here | {"run": run, "ls": ls})}">run {run}, LS {ls}</a>'
             for run, ls in pairs
         ]
         shown = found.assign(lumisection=link)[["lumisection", "distance", "ratio"]]
@@ -626,10 +625,10 @@ class Explore(page.Page):
         said = {name: values[0] for name, values in wanted.items()}
         with self.setting():
             if "dataset" in said:
-                _choose(self.dataset, said["dataset"], "dataset")
+                controls.choose(self.dataset, said["dataset"], "dataset")
                 self._offer_runs()
             if "run" in said:
-                _choose(self.run, _number(said["run"], "run"), "run")
+                controls.choose(self.run, controls.number(said["run"], "run"), "run")
                 self._offer_others()
                 self._offer_elements()
             if "me" in wanted:
@@ -653,18 +652,18 @@ class Explore(page.Page):
             ("beside", self.beside),
         ):
             if name in said:
-                _choose(control, said[name], name)
+                controls.choose(control, said[name], name)
         if "rebin" in said:
-            _choose(self.rebin, _number(said["rebin"], "rebin"), "rebin")
+            controls.choose(self.rebin, controls.number(said["rebin"], "rebin"), "rebin")
         self.log.value = said.get("log") == "1"
         self.ratio.value = said.get("ratio") != "0"
         if "ls" in said:
             self.sums.value = "one"
-            self.ls.value = _number(said["ls"], "ls")
+            self.ls.value = controls.number(said["ls"], "ls")
         if "range" in said:
             low, _, high = said["range"].partition("-")
             self.sums.value = "range"
-            self.range.value = (_number(low, "range"), _number(high, "range"))
+            self.range.value = (controls.number(low, "range"), controls.number(high, "range"))
 
 
 # -- how -------------------------------------------------------------------------------------------
@@ -697,38 +696,6 @@ def moment(stack: HistogramStack, name: str) -> Any:
         if name == "width":
             return np.sqrt(np.maximum(values @ centers**2 / total - mean**2, 0))
     return np.where(total > 0, centers[values.argmax(axis=1)], np.nan)
-
-
-def _query(view: Mapping[str, Any]) -> str:
-    return html.escape(urlencode({k: v for k, v in view.items() if v}, doseq=True))
-
-
-def _offer(control: Any, options: Sequence[Any]) -> None:
-    """Set the options, keeping what is chosen where it is still there, else the first."""
-    values = [one[1] if isinstance(one, tuple) else one for one in options]
-    kept = control.value
-    if list(control.options) != list(options):
-        control.options = list(options)
-    control.value = kept if kept in values else (values[0] if values else None)
-
-
-def _choose(control: Any, wanted: Any, name: str) -> None:
-    values = [one[1] if isinstance(one, tuple) else one for one in control.options]
-    if wanted not in values:
-        shown = ", ".join(map(str, values[:8])) or "none"
-        raise ValueError(f"{name} {wanted!r} is not here; there are {shown}")
-    control.value = wanted
-
-
-def _number(text: str, name: str) -> int:
-    if not text.isdecimal():
-        raise ValueError(f"{name} {text!r}: want a number")
-    return int(text)
-
-
-def _runs_listed(runs: pd.DataFrame) -> list[tuple[str, int]]:
-    numbers, counts = runs["run_number"].tolist(), runs["n_ls"].tolist()
-    return [(f"{run} ({n_ls} LS)", run) for run, n_ls in zip(numbers, counts, strict=True)]
 
 
 def _run_of(key: str) -> tuple[str, int]:

@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 #: Notebook, title, and what the start page says of it.
-PAGES = (("explore", "Explore", "Any element, run and lumisection: overlay, compare, download."),)
+PAGES = (
+    ("shift", "Shift", "Which run, is it all right, where not, since when; say what you know."),
+    ("explore", "Explore", "Any element, run and lumisection: overlay, compare, download."),
+)
 
 
 class Page:

@@ -411,3 +411,133 @@ def trends(
             }
         ]
     return {"data": data, "layout": layout}
+
+
+def pull(observed: Shown, expected: Shown, n_references: int) -> Shown:
+    """Difference in units of its error, bin by bin; 0 where both are empty.
+
+    The error of counts is that of the expectation, and of the ``n_references`` lumisections that it
+    comes from; of a profile the observed mean's.
+    """
+    if observed.is_profile:
+        errors = observed.errors
+    else:
+        errors = np.sqrt(np.maximum(expected.values, 1) * (1 + 1 / max(n_references, 1)))
+    difference = observed.values - expected.values
+    safe = np.where((errors > 0) & np.isfinite(errors), errors, np.inf)
+    return Shown("difference / error", observed.axes, np.nan_to_num(difference / safe), safe * 0)
+
+
+def compared(
+    observed: Shown,
+    expected: Shown,
+    *,
+    n_references: int,
+    box: Sequence[tuple[float, float]] = (),
+    height: int = 300,
+) -> Figure:
+    """A histogram with what was expected, and the difference; ``box`` (a range per axis) marked."""
+    off = pull(observed, expected, n_references)
+    line = {"color": "#e42536", "width": 2}
+    if len(observed.axes) == 2:
+        figure = maps([observed, expected, off], height=height, signed=[2])
+        marks = [
+            {"type": "rect", "xref": f"x{suffix}", "yref": f"y{suffix}", "line": line}
+            | {"x0": box[0][0], "x1": box[0][1], "y0": box[1][0], "y1": box[1][1]}
+            for suffix in ("", "2", "3")
+            if len(box) == 2
+        ]
+        figure["layout"]["shapes"] = marks
+        return figure
+    figure = histograms([observed], reference=expected, height=height)
+    axis = observed.axes[0]
+    figure["data"].append(
+        {
+            "type": "bar",
+            "name": off.name,
+            "showlegend": False,
+            "x": packed(axis.centers),
+            "width": packed(axis.widths),
+            "y": packed(off.values),
+            "yaxis": "y2",
+            "marker": {"color": "#5790fc", "line": {"width": 0}},
+            "hovertemplate": "%{y:.3g}<extra></extra>",
+        }
+    )
+    layout = figure["layout"]
+    layout["xaxis"]["anchor"] = "y2"
+    layout["yaxis"]["domain"] = [0.38, 1]
+    layout["yaxis2"] = {"title": {"text": "difference<br>/ error"}, "domain": [0, 0.3]} | {
+        "automargin": True
+    }
+    layout["shapes"] = [
+        {"type": "rect", "xref": "x", "yref": "paper", "y0": 0, "y1": 1, "x0": low, "x1": high}
+        | {"fillcolor": "rgba(228,37,54,0.15)", "line": line | {"width": 1}, "layer": "below"}
+        for low, high in box[:1]
+    ]
+    return figure
+
+
+#: Steps of the alarm map's colours in one power of ten of p.
+STEPS = 4
+_MOST_POWERS = 12
+
+
+def alarm_map(
+    mes: Sequence[str],
+    ls_numbers: NDArray[Any],
+    log_p: Floats,
+    codes: NDArray[np.uint8],
+    words: Mapping[int, str],
+    log_alpha: float,
+) -> Figure:
+    """Elements down, lumisections across; colour is significance, grey is not assessed.
+
+    ``log_p`` (natural) and ``codes`` are ``(n_mes, n_ls)``; ``words`` says what codes mean. What
+    alarms stands out by lightness, not by hue alone.
+    """
+    powers = np.clip(-np.nan_to_num(log_p) / np.log(10), 0, _MOST_POWERS)
+    cells = np.where(codes == 0, np.rint(powers * STEPS), -codes.astype(np.int16))
+    first, last = int(ls_numbers[0]), int(ls_numbers[-1])
+    across = np.full((len(mes), last - first + 1), -1, dtype=np.int8)
+    across[:, ls_numbers - first] = cells
+    most, limit = _MOST_POWERS * STEPS, min(-log_alpha / np.log(10), _MOST_POWERS - 1) * STEPS
+    low = -max(words, default=1)
+    scale = [
+        *((low, "#9aa1aa"), (-0.5, "#9aa1aa"), (-0.5, "#dfeaf7"), (limit * 0.6, "#cfe0f3")),
+        *((limit, "#9fc3e8"), (limit, "#f89c20"), ((limit + most) / 2, "#c4302b")),
+        (most, "#4a0d3a"),
+    ]
+    ticks = [0, limit, most]
+    texts = [
+        "p = 1",
+        f"alarm<br>10<sup>{-limit / STEPS:.1f}</sup>",
+        f"10<sup>-{_MOST_POWERS}</sup>",
+    ]
+    trace: Figure = {
+        "type": "heatmap",
+        "x": packed(np.arange(first, last + 1), "i4"),
+        "z": packed(across, "i1"),
+        "zmin": low,
+        "zmax": most,
+        "colorscale": [[(at - low) / (most - low), colour] for at, colour in scale],
+        "colorbar": {"thickness": 10, "tickvals": ticks, "ticktext": texts, "len": 1},
+        "hoverinfo": "none",
+        "ygap": 1 if len(mes) <= 60 else 0,
+    }
+    every = max(1, -(-len(mes) // 40))
+    rows = list(range(0, len(mes), every))
+    layout: Figure = {
+        "height": int(min(430, max(190, 17 * len(mes) + 80))),
+        "margin": {"l": 190, "r": 10, "t": 8, "b": 40},
+        "uirevision": f"{len(mes)} {mes[0]}",
+        "xaxis": {"title": {"text": "Lumisection"}, "range": [first - 0.5, last + 0.5]},
+        "yaxis": {
+            "autorange": "reversed",
+            "tickvals": rows,
+            "ticktext": [_short(mes[i].rsplit("/", 1)[-1], 26) for i in rows],
+            "tickfont": {"size": 10},
+        },
+        "meta": {"words": {str(code): text for code, text in words.items()}, "rows": list(mes)},
+    }
+    return {"data": [trace], "layout": layout}
