@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TIMESTAMP
@@ -45,9 +47,7 @@ def upgrade() -> None:
     op.create_index("api_audit_at_idx", "api_audit", ["at"])
 
 
-def _time(
-    name: str, *, nullable: bool = True, server_default: sa.ColumnElement[object] | None = None
-) -> sa.Column[object]:
+def _time(name: str, *, nullable: bool = True, server_default: Any = None) -> sa.Column[object]:
     return sa.Column(
         name, TIMESTAMP(timezone=True), nullable=nullable, server_default=server_default
     )

@@ -1,0 +1,7 @@
+"""REST: for `cmsdials`, unmodified, and for everyone else."""
+
+from ml4ad.api.access import Caller, audit, create, keys, revoke
+from ml4ad.api.app import application
+from ml4ad.api.serve import serve
+
+__all__ = ["Caller", "application", "audit", "create", "keys", "revoke", "serve"]

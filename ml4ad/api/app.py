@@ -1,0 +1,218 @@
+"""The application: what every request passes, and where its errors go."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any
+from urllib.parse import parse_qs
+
+import sqlalchemy as sa
+from fastapi import Depends, FastAPI, Header, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+import ml4ad
+from ml4ad.api import access, pages
+from ml4ad.api.view import RefusedError, View, view
+
+#: Bytes of a request's body that are taken at most.
+MOST_BODY = 1 << 20
+
+_LOG = logging.getLogger("ml4ad.api")
+_BEARER = "bearer "
+
+
+def application(engine: sa.Engine) -> FastAPI:
+    """The REST interface to the archive of this engine, as an ASGI application."""
+    from ml4ad.api import judged, listed, outside
+
+    app = FastAPI(
+        title="ml4ad",
+        version=ml4ad.__version__,
+        description="Histograms of CMS data quality, their scores and verdicts.",
+        # The pages that come with the library load scripts from elsewhere.
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/api/openapi.json",
+    )
+    app.state.engine = engine
+    for module in (listed, judged, outside):
+        app.include_router(module.router)
+    app.add_api_route("/health", _health, include_in_schema=False)
+    app.add_api_route(
+        "/auth/realms/{realm}/api-access/token",
+        _token,
+        methods=["POST"],
+        include_in_schema=False,
+    )
+    for kind, handler in _HANDLERS.items():
+        app.add_exception_handler(kind, handler)
+    app.add_middleware(_Door)
+    return app
+
+
+# -- who -----------------------------------------------------------------------------------------
+
+
+def caller(
+    request: Request,
+    x_client_secret: Annotated[str | None, Header()] = None,
+    authorization: Annotated[str | None, Header()] = None,
+) -> access.Caller:
+    """Who asks, by an API key in either header; raises RefusedError for anybody else."""
+    key = x_client_secret
+    if key is None and authorization and authorization.lower().startswith(_BEARER):
+        key = authorization[len(_BEARER) :].strip()
+    found = access.caller(request.app.state.engine, key) if key else None
+    if found is None:
+        raise RefusedError("no valid key")
+    request.state.who = found.name
+    return found
+
+
+Who = Annotated[access.Caller, Depends(caller)]
+
+
+def seen(
+    request: Request,
+    who: Who,
+    workspace: Annotated[str | None, Header(description="workspace to look into")] = None,
+) -> View:
+    """What the caller sees."""
+    return view(request.app.state.engine, who, workspace)
+
+
+Seen = Annotated[View, Depends(seen)]
+
+
+async def _token(request: Request) -> Response:
+    """An access token for a client's secret, as Keycloak's ``api-access`` answers.
+
+    The secret is an API key, and is the token: it can be revoked, and no other exists.
+    """
+    form = parse_qs((await request.body()).decode("utf-8", "replace"), max_num_fields=20)
+    key = form.get("client_secret", [""])[-1]
+    if form.get("grant_type", [""])[-1] != "client_credentials":
+        return pages.json(request, {"error": "unsupported_grant_type"}, 400)
+    from starlette.concurrency import run_in_threadpool
+
+    if await run_in_threadpool(access.caller, request.app.state.engine, key) is None:
+        raise RefusedError("no valid secret")
+    return pages.json(
+        request, {"access_token": key, "expires_in": 3600, "token_type": "Bearer", "scope": ""}
+    )
+
+
+def _health(request: Request) -> Response:
+    """Whether the database answers."""
+    with request.app.state.engine.connect() as connection:
+        connection.execute(sa.select(1))
+    return pages.json(request, {"status": "ok", "version": ml4ad.__version__})
+
+
+# -- errors --------------------------------------------------------------------------------------
+
+
+def _answer(status: int, code: str) -> Callable[[Request, Exception], Awaitable[Response]]:
+    async def handler(request: Request, error: Exception) -> Response:
+        told = error.args[0] if error.args else error
+        return pages.json(request, {"detail": str(told), "code": code}, status)
+
+    return handler
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    # The same words for every reason: who tries keys learns nothing.
+    request.state.refused = str(error)
+    return pages.json(request, {"detail": "Not allowed", "code": "not_allowed"}, 403)
+
+
+async def _unavailable(request: Request, error: Exception) -> Response:
+    _LOG.error("unavailable: %s", error)
+    detail = "The database does not answer; try again"
+    return pages.json(request, {"detail": detail, "code": "unavailable"}, 503)
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)  # noqa: S101 (for the type checker)
+    # What was sent is not sent back: it may hold what JSON cannot, or a secret.
+    told = [{"loc": one["loc"], "msg": one["msg"], "type": one["type"]} for one in error.errors()]
+    return pages.json(request, {"detail": told}, 422)
+
+
+_HANDLERS: dict[type[Exception], Any] = {
+    RefusedError: _refused,
+    RequestValidationError: _invalid,
+    KeyError: _answer(404, "not_found"),
+    ValueError: _answer(400, "invalid"),
+    TimeoutError: _answer(400, "too_long"),
+    OSError: _unavailable,
+    sa.exc.TimeoutError: _unavailable,
+}
+
+
+# -- the door ------------------------------------------------------------------------------------
+
+
+class _Door:
+    """Drops empty parameters, refuses large bodies and NUL, and logs one line per request."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        # Clients send an empty list as an empty text: no filter.
+        kept = [p for p in scope["query_string"].split(b"&") if p.partition(b"=")[2]]
+        scope["query_string"] = b"&".join(kept)
+        began, status, nbytes = time.perf_counter(), 0, 0
+
+        async def counted(message: Message) -> None:
+            nonlocal status, nbytes
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            else:
+                nbytes += len(message.get("body", b""))
+            await send(message)
+
+        taken = 0
+
+        async def limited() -> Message:
+            nonlocal taken
+            message = await receive()
+            taken += len(message.get("body", b""))
+            if taken > MOST_BODY:
+                raise HTTPException(413, "Too large")
+            return message
+
+        try:
+            if b"%00" in scope["query_string"] or "\0" in scope["path"]:
+                await _plain(400, "NUL in the address")(scope, receive, counted)
+            elif int(dict(scope["headers"]).get(b"content-length", b"0")) > MOST_BODY:
+                await _plain(413, "Too large")(scope, receive, counted)
+            else:
+                await self.app(scope, limited, counted)
+        finally:
+            state = scope.get("state", {})
+            _LOG.info(
+                "%s",
+                {
+                    "method": scope["method"],
+                    "path": scope["path"],
+                    "status": status,
+                    "bytes": nbytes,
+                    "ms": round(1000 * (time.perf_counter() - began), 1),
+                    "who": state.get("who", ""),
+                    "refused": state.get("refused", ""),
+                },
+            )
+
+
+def _plain(status: int, detail: str) -> Response:
+    from fastapi.responses import JSONResponse
+
+    return JSONResponse({"detail": detail}, status)

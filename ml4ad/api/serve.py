@@ -1,0 +1,38 @@
+"""The server: uvicorn around the application."""
+
+from __future__ import annotations
+
+import logging
+
+import sqlalchemy as sa
+import uvicorn
+
+from ml4ad.api.app import application
+
+#: Requests that are answered or wait at a time; more are told to come again.
+MOST_REQUESTS = 1000
+#: Seconds that answers under way get when the server is asked to stop.
+GRACE_S = 10
+
+
+def server(engine: sa.Engine, host: str = "127.0.0.1", port: int = 8000) -> uvicorn.Server:
+    """A server that is not running yet; port 0 takes a free one."""
+    configuration = uvicorn.Config(
+        application(engine),
+        host=host,
+        port=port,
+        limit_concurrency=MOST_REQUESTS,
+        timeout_graceful_shutdown=GRACE_S,
+        # One line per request is written by the application; these would hold keys of others.
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        lifespan="on",
+    )
+    return uvicorn.Server(configuration)
+
+
+def serve(engine: sa.Engine, host: str = "127.0.0.1", port: int = 8000) -> None:
+    """Answer requests until the process is asked to stop."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    server(engine, host, port).run()
