@@ -18,6 +18,9 @@ from ml4ad.detect.profiles import Profiles
 from ml4ad.detect.scan import Scan
 from ml4ad.stack import Floats, HistogramStack
 
+#: p-value at which the scan's own reason is taken, even if another detector is more surprised.
+_SURE = 1e-3
+
 
 class Combined(Detector):
     """-log10 of the harmonic mean of several detectors' p-values: 3 is one in a thousand.
@@ -102,6 +105,10 @@ class Combined(Detector):
             raise ValueError(f"{stack.me}, LS {stack.ls_numbers[at]} is not assessed")
         number = int(stack.ls_numbers[at])
         winner = self.detectors_[int(np.nanargmin(logs.to_numpy()))]
+        for detector, log_p in zip(self.detectors_, logs, strict=True):
+            # The scan knows the place best: what it compares with has no noise of its own.
+            if isinstance(detector, Scan) and log_p < np.log(_SURE):
+                winner = detector
         reason = winner.explain(stack, number, conditions)
         score = float(-harmonic_mean(logs.to_numpy()) / np.log(10))
         reference = reason.reference
