@@ -97,6 +97,10 @@ class Settings(BaseSettings):
         30, description="longest wait for an answer of OMS or Run Registry, in seconds"
     )
 
+    api_requests_per_s: PositiveFloat = Field(
+        100, description="requests to the REST interface of one key, in the long run, per second"
+    )
+
     cluster: str | None = Field(
         None, description="named cluster to work on; without it workers on this host"
     )

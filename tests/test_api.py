@@ -1,5 +1,6 @@
 """The real `cmsdials` against a real server over real files: every method that it offers."""
 
+import json
 import os
 import re
 import threading
@@ -576,3 +577,53 @@ def test_an_empty_archive_is_no_error(archive):
         assert dials.mes.list(MEFilters()) == []
         assert dials.ml_bad_lumis.list(MLBadLumisectionFilters()).results == []
         assert dials.ml_bad_lumis.golden_json([1], [1], [1]) == {}
+
+
+# -- how the server is watched --------------------------------------------------------------------
+
+
+def test_the_page_loads_nothing_from_elsewhere(service):
+    for path in ("", "api/"):
+        answer = requests.get(service.url + path, timeout=30)
+        assert answer.status_code == 200
+        assert not re.findall(r"(?:src|href)=[^ >]*//|@import|https?:", answer.text)
+        assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+    paths = requests.get(service.url + "api/openapi.json", timeout=30).json()["paths"]
+    assert {"/api/v1/th1/", "/api/v1/run/", "/api/v1/oms-proxy/"} <= set(paths)
+
+
+def test_requests_are_counted_and_logged_without_secrets(service, caplog):
+    with caplog.at_level("INFO", logger="ml4ad.api"):
+        service.get("api/v1/run/", dataset="/secret/x/DQMIO")
+        service.get("api/v1/run/", "ml4ad_wrong")
+        text = service.get("metrics").text
+    lines = [json.loads(record.message) for record in caplog.records]
+    told = [(line["path"], line["status"], line["who"]) for line in lines[:2]]
+    assert told == [("/api/v1/run/", 200, "test"), ("/api/v1/run/", 403, "")]
+    assert all(line["ms"] > 0 for line in lines)
+    for secret in (service.key, "ml4ad_wrong", "/secret/x/DQMIO"):
+        assert secret not in caplog.text
+    assert 'route="/api/v1/run/",status="403"' in text
+    assert requests.get(service.url + "metrics", timeout=30).status_code == 403
+
+
+def test_who_asks_too_often_is_told_to_wait(archive, monkeypatch):
+    monkeypatch.setenv("ML4AD_API_REQUESTS_PER_S", "0.01")
+    with Service(archive) as service:
+        answers = [service.get("api/v1/run/") for _ in range(2)]
+        other = api.create(archive.engine, "other")
+        assert service.get("api/v1/run/", other).status_code == 200
+    assert [answer.status_code for answer in answers] == [200, 429]
+    assert int(answers[1].headers["Retry-After"]) > 1
+
+
+def test_answers_are_compressed_where_that_is_understood(service):
+    sizes = {}
+    for encoding in ("gzip", "identity", "gzip;q=0"):
+        headers = {"X-CLIENT-SECRET": service.key, "Accept-Encoding": encoding}
+        url = service.url + "api/v1/th2/?page_size=80"
+        answer = requests.get(url, headers=headers, timeout=30, stream=True)
+        sizes[encoding] = len(answer.raw.read(decode_content=False))
+        assert answer.headers.get("Content-Encoding") == ("gzip" if encoding == "gzip" else None)
+    assert sizes["gzip"] < sizes["identity"] / 2
+    assert sizes["gzip;q=0"] == sizes["identity"]

@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import parse_qs
 
+import orjson
 import sqlalchemy as sa
 from fastapi import Depends, FastAPI, Header, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse, RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import ml4ad
+from ml4ad import settings
 from ml4ad.api import access, pages
 from ml4ad.api.view import RefusedError, View, view
+from ml4ad.api.watch import Metrics, Rate
 
 #: Bytes of a request's body that are taken at most.
 MOST_BODY = 1 << 20
 
 _LOG = logging.getLogger("ml4ad.api")
 _BEARER = "bearer "
+_PAGE = Path(__file__).with_name("page.html")
 
 
 def application(engine: sa.Engine) -> FastAPI:
@@ -38,9 +46,14 @@ def application(engine: sa.Engine) -> FastAPI:
         openapi_url="/api/openapi.json",
     )
     app.state.engine = engine
+    app.state.rate = Rate(settings.load().api_requests_per_s)
+    app.state.metrics = Metrics()
     for module in (listed, judged, outside):
         app.include_router(module.router)
     app.add_api_route("/health", _health, include_in_schema=False)
+    app.add_api_route("/metrics", _metrics, include_in_schema=False)
+    app.add_api_route("/", _to_page, include_in_schema=False)
+    app.add_api_route("/api/", _page, include_in_schema=False)
     app.add_api_route(
         "/auth/realms/{realm}/api-access/token",
         _token,
@@ -69,6 +82,10 @@ def caller(
     if found is None:
         raise RefusedError("no valid key")
     request.state.who = found.name
+    wait_s = request.app.state.rate.wait_s(found.name)
+    if wait_s:
+        headers = {"Retry-After": str(math.ceil(wait_s))}
+        raise HTTPException(429, "Too many requests", headers=headers)
     return found
 
 
@@ -110,6 +127,25 @@ def _health(request: Request) -> Response:
     with request.app.state.engine.connect() as connection:
         connection.execute(sa.select(1))
     return pages.json(request, {"status": "ok", "version": ml4ad.__version__})
+
+
+def _metrics(request: Request, who: Who) -> Response:
+    """Counts for Prometheus, which can send a key as bearer token."""
+    del who
+    return Response(request.app.state.metrics.text(), media_type="text/plain; version=0.0.4")
+
+
+def _to_page() -> Response:
+    return RedirectResponse("/api/")
+
+
+def _page() -> Response:
+    """A page to try requests on; it loads nothing from elsewhere."""
+    headers = {
+        "Content-Security-Policy": "default-src 'none'; connect-src 'self'; "
+        "script-src 'unsafe-inline'; style-src 'unsafe-inline'; frame-ancestors 'none'"
+    }
+    return FileResponse(_PAGE, headers=headers, media_type="text/html")
 
 
 # -- errors --------------------------------------------------------------------------------------
@@ -198,21 +234,25 @@ class _Door:
                 await self.app(scope, limited, counted)
         finally:
             state = scope.get("state", {})
-            _LOG.info(
-                "%s",
+            seconds = time.perf_counter() - began
+            # Its pattern, not the address: there are few of them.
+            route = getattr(scope.get("route"), "path", "none")
+            metrics: Metrics = scope["app"].state.metrics
+            metrics.note(scope["method"], route, status, seconds, nbytes)
+            line = orjson.dumps(
                 {
+                    "at": datetime.now(UTC),
                     "method": scope["method"],
                     "path": scope["path"],
                     "status": status,
                     "bytes": nbytes,
-                    "ms": round(1000 * (time.perf_counter() - began), 1),
+                    "ms": round(1000 * seconds, 1),
                     "who": state.get("who", ""),
                     "refused": state.get("refused", ""),
-                },
+                }
             )
+            _LOG.info("%s", line.decode())
 
 
 def _plain(status: int, detail: str) -> Response:
-    from fastapi.responses import JSONResponse
-
     return JSONResponse({"detail": detail}, status)

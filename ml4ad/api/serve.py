@@ -34,5 +34,6 @@ def server(engine: sa.Engine, host: str = "127.0.0.1", port: int = 8000) -> uvic
 
 def serve(engine: sa.Engine, host: str = "127.0.0.1", port: int = 8000) -> None:
     """Answer requests until the process is asked to stop."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    # A request's line is JSON, and tells its time itself.
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     server(engine, host, port).run()
