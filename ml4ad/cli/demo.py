@@ -42,9 +42,10 @@ def demo(
 
     import pandas as pd
 
-    from ml4ad import connect
+    from ml4ad import connect, settings
     from ml4ad.cli.show import table
     from ml4ad.pipelines import demo as pipeline
+    from ml4ad.store import server
 
     os.environ.setdefault("ML4AD_DATA_DIR", str((folder / "data").absolute()))
     with connect() as archive:
@@ -70,7 +71,12 @@ def demo(
     for path in done.pictures:
         click.echo(f"picture: {path}")
     click.echo(f"archive: ML4AD_DATA_DIR={os.environ['ML4AD_DATA_DIR']}")
-    if serve:
+    if not serve:
+        # Leave nothing running; the next command starts the server again.
+        configured = settings.load()
+        if configured.database_url is None:
+            server.stop(configured.data_dir)
+    else:
         from ml4ad.cli import group
 
         group.main(["dashboards"], prog_name="ml4ad", standalone_mode=False)

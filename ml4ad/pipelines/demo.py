@@ -20,9 +20,10 @@ from ml4ad.detect import registry
 from ml4ad.detect.alarms import incidents
 from ml4ad.detect.score import score
 from ml4ad.detect.train import train
+from ml4ad.dqmio.names import parse_dataset
 from ml4ad.store import State
 
-#: Name of the model that the demo trains.
+#: Models that the demo trains are called so, with the era behind it.
 MODEL = "demo"
 
 
@@ -76,6 +77,7 @@ def run(
             taken = list(ingest.ingest_parallel(archive, client, numbers))
         done.files = archive.files()
         if not files:
+            campaign = done.folder / "files"
             with _timed(done, "conditions", say):
                 for name in ("conditions", "runs", "rates", "golden", "dcs"):
                     load_conditions(archive, campaign / f"{name}.json")
@@ -125,22 +127,36 @@ def _timed(done: Demo, step: str, say: Callable[[str], object]) -> Iterator[None
 
 
 def _learn(archive: Archive, client: Any, done: Demo, say: Callable[[str], object]) -> None:
-    dataset = str(archive.datasets()["dataset"].iloc[0])
+    # A model per dataset and era, of all runs but the last, which it then judges.
+    runs = {
+        str(dataset): numbers["run_number"].tolist()
+        for dataset, numbers in archive.runs().groupby("dataset")
+    }
     with _timed(done, "train", say):
-        number = train(archive, "*", dataset, name=MODEL, golden="golden", client=client)
-        registry.activate(archive, number)
-    # A model says little about the runs that it learned from.
-    learned = registry.get(archive, number).selection["lumisections"]
-    runs = [run for run in archive.runs()["run_number"].tolist() if str(run) not in learned]
+        for dataset, numbers in runs.items():
+            name = f"{MODEL}-{parse_dataset(dataset).era}"
+            learned = numbers[:-1] or numbers
+            model = train(
+                *(archive, "*", dataset),
+                name=name,
+                run_number=learned,
+                golden="golden",
+                datasets=[dataset],
+                client=client,
+            )
+            registry.activate(archive, model)
     with _timed(done, "score", say):
-        score(archive, run_number=runs, client=client)
+        score(archive, run_number=[numbers[-1] for numbers in runs.values()], client=client)
 
 
 def _draw(archive: Archive, done: Demo) -> Iterator[Path]:
     """A picture of the clearest incident, or of the first element there is."""
     folder = done.folder / "pictures"
     folder.mkdir(exist_ok=True)
-    for row in done.incidents.head(3).to_dict("records"):
+    clearest = done.incidents
+    if len(clearest):
+        clearest = clearest.sort_values("log_p").groupby("run_number").head(2)
+    for row in clearest.to_dict("records"):
         stack = archive.stack(row["me"], row["run_number"], dataset=row["dataset"])
         name = f"incident-{row['run_number']}-{row['me'].rsplit('/', 1)[-1]}"
         seen = stack.select([[row["first_ls"], row["last_ls"]]])

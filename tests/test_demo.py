@@ -1,0 +1,70 @@
+"""The whole line once, on a small simulated detector."""
+
+import json
+
+import pandas as pd
+import pytest
+
+import ml4ad
+from ml4ad import dqmio, simulate
+from ml4ad.ingest import take
+from ml4ad.pipelines import demo
+
+ME = "PixelPhase1/Tracks/PXBarrel/charge_PXLayer_1"
+
+
+@pytest.fixture
+def archive(database_url):
+    with ml4ad.connect(database_url) as opened:
+        yield opened
+    take.close_engines()
+
+
+@pytest.mark.slow
+def test_the_demo_goes_from_files_to_incidents_and_does_nothing_twice(archive, tmp_path):
+    told = []
+    done = demo.run(archive, tmp_path, preset="small", workers=1, say=told.append)
+    assert told == ["simulate", "index", "ingest", "conditions", "train", "score", "draw"]
+    campaign = simulate.preset_campaign("small")
+    for run in campaign.runs:
+        for stack in campaign.stacks(run.run_number, ME):
+            assert (archive.stack(ME, run.run_number).contents == stack.contents).all()
+    assert done.files.state.tolist() == ["PROCESSED"] * len(done.files)
+    assert done.pictures
+    assert all(path.stat().st_size > 5000 for path in done.pictures)
+    told.clear()
+    again = demo.run(archive, tmp_path, preset="small", workers=1, say=told.append)
+    assert "simulate" not in told
+    assert "train" not in told
+    assert len(again.incidents) == len(done.incidents)
+
+
+def test_files_of_ones_own_are_drawn(archive, tmp_path, small14):
+    path = tmp_path / "store_data_Run2023C_ZeroBias_DQMIO_PromptReco-v1_40000_A.root"
+    path.write_bytes(small14.read_bytes())
+    done = demo.run(archive, tmp_path / "demo", files=[path], workers=1)
+    assert archive.datasets().dataset.tolist() == ["/ZeroBias/Run2023C-PromptReco-v1/DQMIO"]
+    with dqmio.open(path) as file:
+        assert len(archive.runs()) == file.index.run_number.nunique()
+    assert len(done.pictures) == 1
+
+
+def test_a_fault_is_found_by_an_incident_of_its_run_time_and_element():
+    fault = {
+        "fault": 1,
+        "kind": "dead_cell",
+        "me": "A/b",
+        "run_number": 5,
+        "lumisections": [[10, 20]],
+    }
+    truth = json.loads(json.dumps({"faults": [fault, {**fault, "me": "A/c"}]}))
+
+    def found(**changed):
+        row = {"run_number": 5, "first_ls": 15, "last_ls": 30, "me": "A/x", "mes": ["A/x", "A/c"]}
+        return demo.compared(truth, pd.DataFrame([row | changed])).found.tolist()
+
+    assert found() == [True]
+    assert found(run_number=6) == [False]
+    assert found(first_ls=21) == [False]
+    assert found(mes=["A/x"]) == [False]
+    assert demo.compared(truth, pd.DataFrame()).found.tolist() == [False]
