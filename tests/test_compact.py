@@ -341,3 +341,21 @@ def test_a_damaged_block_is_told_and_the_others_are_merged(archive, tmp_path):
 def test_an_unknown_dataset_is_refused(archive):
     with pytest.raises(KeyError, match="no dataset '/A/B/DQMIO'"):
         list(compacted(archive, "/A/B/DQMIO"))
+
+
+def test_a_damaged_merged_block_is_told_and_its_file_is_not_called_bad(archive, tmp_path):
+    paths = write_many(tmp_path)
+    take_in(archive, *paths)
+    list(compacted(archive))
+    with archive.engine.begin() as connection:
+        merged = schema.block.c.file_id == 0
+        cut = sa.func.substr(schema.block.c.packed, 1, 60)
+        connection.execute(sa.update(schema.block).where(merged).values(packed=cut))
+    with pytest.raises(ValueError, match=r"several files: .* forget the dataset"):
+        archive.stack("A/TH1F", 9)
+    dqmio.write(paths[0], stacks_of([50], seed=1), overwrite=True)
+    (done,) = ingest.ingest(archive, paths[0], dataset=DATASET)
+    assert (done.state, "several files" in done.reason) == ("FAILED", True)
+    ingest.forget_dataset(archive, DATASET)
+    take_in(archive, *paths)
+    assert archive.stack("A/TH1F", 9).ls_numbers[-1] == 50

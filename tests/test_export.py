@@ -297,3 +297,13 @@ def test_no_two_elements_have_the_same_file(names):
         assert len(name) <= 200
         assert os.sep not in name
         assert name.isascii()
+
+
+def test_an_export_in_an_indexed_folder_has_not_vanished(full, tmp_path):
+    export(full, DATASET, tmp_path / "out")
+    import_folder(full, tmp_path / "out", dataset=OTHER)
+    list(ingest.index(full, tmp_path, DATASET))
+    assert full.files(OTHER).vanished.tolist() == [False]
+    (tmp_path / "out" / MANIFEST).unlink()
+    list(ingest.index(full, tmp_path, DATASET))
+    assert full.files(OTHER).vanished.tolist() == [True]

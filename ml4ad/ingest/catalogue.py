@@ -104,7 +104,8 @@ def mark_vanished(engine: sa.Engine, folder: str, seen: set[str]) -> int:
                 connection.execute(sa.delete(copy).where(copy.c.path == path))
         inside = sa.func.starts_with(file.c.path, prefix) & ~file.c.vanished
         known = connection.execute(sa.select(file.c.file_id, file.c.path).where(inside)).all()
-        gone = [row.file_id for row in known if row.path not in seen]
+        # An export, or a file of another ending that was named, is not listed and yet there.
+        gone = [r.file_id for r in known if r.path not in seen and not find.exists(r.path)]
         for file_id in gone:
             _use_copy_or_vanish(connection, file_id)
     return len(gone)

@@ -59,6 +59,7 @@ def forget_file(target: Any, path: str) -> int:
     """Number of lumisections that went with the file at ``path``; its row goes too.
 
     Files of its dataset that had lumisections refused are INDEXED again: they may have them now.
+    Waits for files of the dataset that are being ingested.
     Raises KeyError if the file is not known, RuntimeError if it is being ingested.
     """
     engine: sa.Engine = getattr(target, "engine", target)

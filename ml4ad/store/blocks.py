@@ -215,9 +215,11 @@ def _told(block: StoredBlock) -> Iterator[None]:
     try:
         yield
     except DamagedBlockError as error:
+        whose = f"file {block.file_id}" if block.file_id else "several files"
+        again = "ingest the file again" if block.file_id else "forget the dataset, ingest it again"
         raise DamagedBlockError(
             f"{block.me}, run {block.run_number}, lumisections from {block.first_ls}, "
-            f"file {block.file_id}: {error}; ingest the file again"
+            f"{whose}: {error}; {again}"
         ) from error
 
 

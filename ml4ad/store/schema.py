@@ -152,8 +152,9 @@ lumisection = sa.Table(
 )
 
 #: Histograms: one element, one run, one file, a range of lumisections; see `ml4ad.store.packing`.
-#: Lumisection 0 is the whole run, and has a block of its own in each file. No foreign keys: they
-#: would cost a look-up per row, and a partition that is attached would lock what it refers to.
+#: Lumisection 0 is the whole run, and has a block of its own in each file. A block with file_id 0
+#: holds lumisections of several files; see `ml4ad.ingest.compact`. No foreign keys: they would cost
+#: a look-up per row, and a partition that is attached would lock what it refers to.
 block = sa.Table(
     "block",
     metadata,
