@@ -141,7 +141,11 @@ def find(name: str | Path) -> Path:
         at = folder / f"{str(name).removesuffix('.ipynb')}.ipynb"
         if at.is_file():
             return at.resolve()
-    known = sorted(found.stem for folder in folders()[1:] for found in folder.glob("*.ipynb"))
+    known = sorted(
+        str(found.relative_to(folder).with_suffix(""))
+        for folder in folders()[1:]
+        for found in folder.rglob("*.ipynb")
+    )
     raise FileNotFoundError(f"no notebook {str(name)!r}; there: {', '.join(known) or 'none'}")
 
 

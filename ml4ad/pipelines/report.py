@@ -36,9 +36,8 @@ def summary(
     states = certificate.summary().reset_index()
     found = incidents(archive, dataset, run_numbers)
     counted = found.groupby("run_number").size().rename("n_incidents").reset_index()
-    for own in (complete, states, counted):
-        own.drop(columns=["index", "dataset"], errors="ignore", inplace=True)
-    whole = complete.merge(states, on="run_number", how="outer", suffixes=("", "_certified"))
+    keyed = [own.drop(columns=["index", "dataset"], errors="ignore") for own in (complete, states)]
+    whole = keyed[0].merge(keyed[1], on="run_number", how="outer", suffixes=("", "_certified"))
     whole = whole.merge(counted, on="run_number", how="left")
     return whole.fillna({"n_incidents": 0}).astype({"n_incidents": int})
 

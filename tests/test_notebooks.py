@@ -1,0 +1,254 @@
+"""Every notebook: how it is written, and that it runs as in production."""
+
+import ast
+import re
+import uuid
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import psycopg
+import pytest
+import sqlalchemy as sa
+from psycopg import sql
+
+import ml4ad
+from ml4ad import conditions, detect, ingest, pipelines, simulate, verdict
+from ml4ad.ingest import take
+from ml4ad.pipelines import choice, report
+from ml4ad.pipelines import notebook as notebooks
+from ml4ad.store.execution import RunState
+
+FOLDER = Path(__file__).parents[1] / "notebooks"
+ALL = sorted(FOLDER.rglob("*.ipynb"))
+TUTORIALS = [path for path in ALL if path.parent.name == "tutorials"]
+MAGICS = {"run", "load", "time"}  # IPython reads these names, annotated, as magics
+SQL = re.compile(r"\bselect\b.+\bfrom\b|\binsert into\b|sqlalchemy|psycopg", re.IGNORECASE | re.S)
+
+DATASET = "/ZeroBias/Run2024F-PromptReco-v1/DQMIO"
+LINE, MAP = "*/charge_PXLayer_1", "DT/*"
+
+# What is smaller here than in production.
+PARAMETERS = {
+    "train": {"elements": [LINE, MAP], "workers": 0, "activate": True},
+    "evaluate": {"n_trials": 2, "others": False, "element": MAP},
+    "06_train_and_compare": {"elements": [LINE]},
+    "07_own_model": {"n_trials": 2, "element": LINE},
+}
+
+
+def name_of(path):
+    return str(path.relative_to(FOLDER).with_suffix(""))
+
+
+@pytest.fixture(params=ALL, ids=name_of)
+def content(request):
+    return nbformat.read(request.param, as_version=4)
+
+
+def code(content):
+    return [cell for cell in content.cells if cell.cell_type == "code"]
+
+
+def trees(content):
+    for cell in code(content):
+        lines = [line for line in cell.source.splitlines() if not line.startswith("%")]
+        yield ast.parse("\n".join(lines))
+
+
+def test_there_are_the_notebooks_of_the_flow():
+    assert {"ingest", "train", "score", "evaluate", "report"} <= {path.stem for path in ALL}
+    assert len(TUTORIALS) >= 10
+
+
+def test_it_holds_no_outputs(content):
+    assert not [cell for cell in code(content) if cell.outputs or cell.execution_count]
+
+
+def test_it_opens_with_the_kernel_of_this_package(content):
+    assert content.metadata.kernelspec.name == "ml4ad"
+
+
+def test_it_begins_with_a_title_and_its_purpose_then_its_parameters(content):
+    title, _, purpose = content.cells[0].source.partition("\n\n")
+    assert title.startswith("# ")
+    assert len(purpose) > 40
+    assert "parameters" in content.cells[1].metadata.tags
+
+
+def test_every_parameter_is_typed_and_explained(content):
+    declared = notebooks.declared(content)
+    assert declared
+    assert not [p.name for p in declared.values() if len(p.meaning) < 10]
+    assert not MAGICS & set(declared)
+
+
+def test_it_tells_and_the_package_knows(content):
+    for tree in trees(content):
+        for node in ast.walk(tree):
+            assert not isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef)
+            assert not isinstance(node, ast.Lambda)
+    assert not [cell.source for cell in code(content) if SQL.search(cell.source)]
+    prose = [cell for cell in content.cells if cell.cell_type == "markdown"]
+    assert len(prose) >= len(code(content)) / 3
+
+
+# -- running them --------------------------------------------------------------------------------
+
+
+def administer(url, text, **names):
+    identifiers = {key: sql.Identifier(name) for key, name in names.items()}
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(sql.SQL(text).format(**identifiers))
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Four short runs of a detector that never existed, the last with a fault."""
+    folder = tmp_path_factory.mktemp("campaign")
+    me = "DT/02-Segments/Wheel0/numberOfSegments_W0"
+    fault = simulate.Fault("hv_off", me, 383394, 15, 10, strength=1.0, module="MB4_13")
+    campaign = simulate.campaign(
+        3,
+        eras=["Run2024F"],
+        runs=4,
+        lumisections=30,
+        elements=[LINE, MAP],
+        faults=[fault],
+    )
+    simulate.generate(folder, campaign, files_per_run=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def filled(server_url, template, files):
+    """Name of a database with these runs, a model at work, and its scores."""
+    name = f"ml4ad_test_{uuid.uuid4().hex[:8]}"
+    administer(
+        server_url, "CREATE DATABASE {name} TEMPLATE {template}", name=name, template=template
+    )
+    url = sa.make_url(server_url).set(database=name).render_as_string(hide_password=False)
+    with ml4ad.connect(url) as archive:
+        assert {done.state for done in ingest.ingest(archive, [files / "store"])} == {"PROCESSED"}
+        for kind in ("conditions", "runs", "golden", "dcs"):
+            conditions.load(archive, files / f"{kind}.json")
+        model = detect.train(archive, "*", DATASET, name="default", golden="golden")
+        detect.activate(archive, model)
+        detect.score(archive)
+    # Nobody may be in a database that is copied.
+    take.close_engines()
+    yield name
+    administer(server_url, "DROP DATABASE {name} WITH (FORCE)", name=name)
+
+
+@pytest.fixture
+def url(server_url, filled, tmp_path, monkeypatch):
+    """A copy of that database for one test, in whose folder everything is written."""
+    name = f"ml4ad_test_{uuid.uuid4().hex[:8]}"
+    administer(server_url, "CREATE DATABASE {name} TEMPLATE {filled}", name=name, filled=filled)
+    url = sa.make_url(server_url).set(database=name).render_as_string(hide_password=False)
+    monkeypatch.setenv("ML4AD_DATABASE_URL", url)
+    monkeypatch.setenv("ML4AD_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.chdir(tmp_path)
+    yield url
+    administer(server_url, "DROP DATABASE {name} WITH (FORCE)", name=name)
+
+
+@pytest.fixture
+def archive(url):
+    with ml4ad.connect(url) as archive:
+        yield archive
+
+
+def results(record):
+    """What the cells of an executed notebook gave, as plain text."""
+    content = nbformat.read(record.output, as_version=4)
+    outputs = [output for cell in code(content) for output in cell.outputs]
+    return [output.get("data", {}).get("text/plain", output.get("text", "")) for output in outputs]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("url")
+@pytest.mark.parametrize("name", ["train", "evaluate", *map(name_of, TUTORIALS)])
+def test_it_runs(name):
+    record = pipelines.run(name, PARAMETERS.get(Path(name).name))
+    assert record.state is RunState.DONE
+    assert Path(record.page).stat().st_size > 100_000
+    assert not [text for text in results(record) if "Warning" in text]
+
+
+@pytest.mark.slow
+def test_the_chain_takes_in_scores_and_reports(archive, files, url):
+    shared = {"paths": [str(files / "store")], "workers": 0, "dataset": DATASET}
+    taken, scored, told = pipelines.chain(shared)
+    assert {taken.chain_id, scored.chain_id, told.chain_id} == {None, taken.pipeline_run_id}
+    assert (Path(told.output).parent / "report.pdf").read_bytes().startswith(b"%PDF-")
+    images = [text for text in results(told) if text.startswith("<Figure")]
+    found = report.incidents(archive, DATASET, choice.runs(archive, DATASET, newest=4))
+    assert len(images) >= len(found) >= 1
+    assert not [text for text in results(told) if "Warning" in text]
+    assert ml4ad.connect(url).datasets()["n_ls"].sum() == archive.datasets()["n_ls"].sum()
+
+
+@pytest.mark.slow
+def test_a_cell_that_fails_leaves_nothing_half_written(archive, tmp_path):
+    broken = tmp_path / "broken.root"
+    broken.write_bytes(b"root" + b"\0" * 400)
+    before = archive.lumisections()
+    record = pipelines.run("ingest", {"paths": [str(broken)], "workers": 0, "dataset": DATASET})
+    assert any("broken.root" in text and "BAD" in text for text in results(record))
+    models = detect.models(archive)
+    with pytest.raises(pipelines.RunError, match="KeyError"):
+        pipelines.run("train", {"elements": ["nowhere"], "workers": 0})
+    assert detect.models(archive).equals(models)
+    assert archive.lumisections().equals(before)
+
+
+def test_the_numbers_of_the_report_are_those_of_the_database(archive):
+    runs = choice.runs(archive, DATASET, newest=4)
+    table = report.summary(archive, DATASET, runs).set_index("run_number")
+    certificate = verdict.certification(archive, DATASET, runs)
+    for run_number in runs:
+        row = table.loc[run_number]
+        states = certificate.states[certificate.states["run_number"] == run_number]["state"]
+        for state in ("good", "bad", "not assessed"):
+            assert row[state] == (states == state).sum()
+        assert row["n_incidents"] == len(detect.incidents(archive, run_number))
+    assert table["bad"].sum() > 0
+
+
+def test_an_incident_is_drawn_against_what_is_not_the_incident(archive):
+    incident = report.incidents(archive, DATASET, [383394]).iloc[0]
+    figure = report.picture(archive, incident)
+    panels = {ax.get_title(loc="left"): ax for ax in figure.axes if ax.get_title(loc="left")}
+    assert list(panels) == ["observed", "reference", "difference"]
+    observed, reference, difference = (
+        np.asarray(ax.collections[0].get_array()) for ax in panels.values()
+    )
+    assert np.allclose(observed - reference, difference)
+    assert reference.sum() == pytest.approx(observed.sum())
+    assert difference.min() < -0.5 * reference.max() / 10
+
+
+def test_a_table_of_any_length_is_on_paper(tmp_path):
+    import pandas as pd
+
+    table = pd.DataFrame({"run_number": range(120), "sentence": "long $words$ " * 20})
+    path = report.pdf(tmp_path / "own.pdf", "Title", {"Long": table, "None": table.head(0)}, [])
+    assert path.read_bytes().count(b"/Type /Page ") >= 3
+
+
+@pytest.mark.usefixtures("url")
+def test_what_is_left_open_is_chosen_or_refused(archive):
+    assert choice.dataset(archive) == DATASET
+    with pytest.raises(KeyError, match="no dataset '/No'; there: /Zero"):
+        choice.dataset(archive, "/No")
+    assert choice.runs(archive, DATASET, newest=2) == [382962, 383394]
+    with pytest.raises(KeyError, match="no run 1; there: 4 from 382076 to 383394"):
+        choice.runs(archive, DATASET, [1])
+    with pytest.raises(KeyError, match="no element"):
+        choice.element(archive, DATASET, 383394, LINE, dim=3)
+    with pytest.raises(ValueError, match="no good lumisection"):
+        choice.good_stacks(archive, DATASET, LINE, where="pileup > 1000")
+    with choice.workers() as client:
+        assert client is None
