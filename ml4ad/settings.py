@@ -71,6 +71,9 @@ class Settings(BaseSettings):
     memory_mb: PositiveInt = Field(
         256, description="contents held in memory at a time while a file is read, in MB"
     )
+    scratch_dir: Path | None = Field(
+        None, description="fast local folder to copy a file to before it is read; none: in place"
+    )
     statement_timeout_s: PositiveInt = Field(
         30, description="longest time that a query with a user's pattern may take, in seconds"
     )

@@ -130,6 +130,20 @@ def test_leaving_early_leaves_the_rest_waiting(archive, workers, tmp_path):
     assert len(archive.runs()) == 12
 
 
+def test_a_file_is_read_from_a_copy_where_a_scratch_folder_is_set(archive, tmp_path, monkeypatch):
+    scratch = tmp_path / "scratch"
+    monkeypatch.setenv("ML4AD_SCRATCH_DIR", str(scratch))
+    truth = write(tmp_path / "a.root", 1)
+    opened = []
+    plain = dqmio.open
+    monkeypatch.setattr(dqmio, "open", lambda path: opened.append(path) or plain(path))
+    (record,) = ingest.ingest(archive, [tmp_path / "a.root"], dataset=DATASET)
+    assert record.state == "PROCESSED"
+    assert opened[-1].startswith(str(scratch))
+    assert list(scratch.iterdir()) == []
+    assert np.array_equal(archive.stack(truth[0].me, 1).contents, truth[0].contents)
+
+
 def test_impossible_attempts_are_refused(archive, workers):
     with pytest.raises(ValueError, match="0 attempts"):
         next(ingest.ingest_parallel(archive, workers, attempts=0))

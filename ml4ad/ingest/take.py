@@ -203,7 +203,7 @@ def _store(
     alone = not adding and (replace or again)
     lock = sa.func.pg_advisory_xact_lock if alone else sa.func.pg_advisory_xact_lock_shared
     connection.execute(sa.select(lock(DATASET_LOCK, row.dataset_id)))
-    with source.opened(row.path) as opened:
+    with source.at_hand(row.path) as path, source.opened(path) as opened:
         if row.uuid is not None and opened.uuid != row.uuid:
             raise OSError(f"{row.path}: another file than was indexed (UUID); index it again")
         lumisections = _lumisections(opened)
