@@ -8,9 +8,11 @@ from __future__ import annotations
 import ast
 import difflib
 import hashlib
+import importlib
 import io
 import json
 import math
+import sys
 import tokenize
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -155,9 +157,8 @@ def read(name: str | Path) -> Notebook:
     Raises FileNotFoundError, or ValueError for a file that is no notebook or whose parameters are
     not declared as they must be.
     """
-    import nbformat
-
     path = find(name)
+    nbformat = _nbformat()
     try:
         content = nbformat.read(path, as_version=4)
     except (nbformat.reader.NotJSONError, nbformat.ValidationError, KeyError) as error:
@@ -176,6 +177,22 @@ def table(notebook: Notebook) -> pd.DataFrame:
     for row in rows:
         row["default"] = repr(row["default"])
     return pd.DataFrame(rows, columns=[field.name for field in fields(Parameter)])
+
+
+def _nbformat() -> Any:
+    """The library nbformat, imported without a grammar that nobody here needs.
+
+    jsonschema, which it brings, would build a parser of international addresses (RFC 3987): as much
+    time as all else that a run imports. It does without where the module cannot be imported.
+    """
+    name = "rfc3987_syntax"
+    if name in sys.modules or "jsonschema" in sys.modules:
+        return importlib.import_module("nbformat")
+    sys.modules[name] = None  # type: ignore[assignment]  # the documented way to refuse an import
+    try:
+        return importlib.import_module("nbformat")
+    finally:
+        del sys.modules[name]
 
 
 def is_run(cell: Any) -> bool:

@@ -58,12 +58,13 @@ def run(
     raises, the kernel dies or does not start, or it takes longer than ``timeout_s``.
     """
     from ml4ad import settings
-    from ml4ad.pipelines.kernel import Execution
 
     read = notebooks.read(notebook)
     given = read.check(parameters or {})
     if timeout_s is not None and not timeout_s > 0:
         raise ValueError(f"timeout {timeout_s} s, want a positive time")
+    from ml4ad.pipelines.kernel import Execution
+
     environment = dict(os.environ)
     if database_url is not None:
         environment["ML4AD_DATABASE_URL"] = database_url
