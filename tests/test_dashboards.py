@@ -194,7 +194,7 @@ def test_a_database_that_is_gone_is_said_and_comes_back(page, archive):
     try:
         page.tree.value = [samples.MAP]
         assert "The database does not answer." in page.banner.value
-        page.frame._heard("pulse", "")
+        page.frame._heard("hello", "run=11")
         assert page.is_gone
     finally:
         with admin.connect() as connection:
@@ -203,6 +203,8 @@ def test_a_database_that_is_gone_is_said_and_comes_back(page, archive):
     page.frame._heard("pulse", "")
     assert not page.is_gone
     assert page.banner.value == ""
+    # What the address asked for meanwhile is shown now.
+    assert page.run.value == 11
     assert len(heat(page.plot))
 
 

@@ -6,12 +6,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ml4ad.dashboards.certify import Certify as Certify
     from ml4ad.dashboards.explore import Explore as Explore
     from ml4ad.dashboards.shift import Shift as Shift
 
-_HOMES = {"Explore": "explore", "Shift": "shift"}
+_HOMES = {"Certify": "certify", "Explore": "explore", "Shift": "shift"}
 
-__all__ = ["Explore", "Shift"]
+__all__ = ["Certify", "Explore", "Shift"]
 
 
 def __getattr__(name: str) -> Any:

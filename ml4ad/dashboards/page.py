@@ -28,6 +28,7 @@ _LOG = logging.getLogger(__name__)
 PAGES = (
     ("shift", "Shift", "Which run, is it all right, where not, since when; say what you know."),
     ("explore", "Explore", "Any element, run and lumisection: overlay, compare, download."),
+    ("certify", "Certify", "Good, bad and not assessed lumisections, with reasons, as JSON."),
 )
 
 
@@ -44,6 +45,7 @@ class Page:
         self._archive = archive
         self._quiet = False
         self.is_gone = False
+        self._wanted: dict[str, list[str]] = {}
         self.frame = Frame(self.name, [page[:2] for page in PAGES], self._heard)
         self.banner = widgets.HTML()
         self.body = widgets.VBox()
@@ -88,6 +90,8 @@ class Page:
             self.is_gone = True
             self._say("The database does not answer.", _plain(error), _WAITS)
         except (OSError, ValueError, LookupError, RuntimeError, TypeError, AttributeError) as error:
+            # Whatever it is, the database answered.
+            self.is_gone = False
             known = isinstance(error, ValueError | KeyError | OSError)
             if not known:
                 _LOG.error("page %s", self.name, exc_info=error)
@@ -166,18 +170,18 @@ class Page:
     def _heard(self, kind: str, search: str) -> None:
         if kind == "hello":
             # The kernel was warmed up long before somebody came.
+            self._wanted = parse_qs(search)
+        if kind == "hello" or self.is_gone:
             with self.guarded():
                 self.load()
-                wanted = parse_qs(search)
+                wanted, self._wanted = self._wanted, {}
                 if wanted:
                     self.apply(wanted)
-            self.publish()
-        elif self.is_gone:
-            with self.guarded():
-                self.load()
-        else:
-            with self.guarded():
-                self.follow()
+            if not self.is_gone:
+                self.publish()
+            return
+        with self.guarded():
+            self.follow()
 
 
 #: What stands where there is no value.

@@ -108,7 +108,12 @@ class Server(Voila):  # type: ignore[misc]  # Voila has no types
             (url_path_join(base, r"/ml4ad/plotly\.min\.js"), _File, {"path": plotly_source()}),
             (url_path_join(base, r"/ml4ad/page\.css"), _File, {"path": STATIC / "page.css"}),
         ]
-        return [*own, *super().init_handlers()]
+        # Voila leaves these out of the prefix, and sends browsers there.
+        login = [(url_path_join(base, path), *rest) for path, *rest in self._login_handlers()]
+        return [*own, *login, *super().init_handlers()]
+
+    def _login_handlers(self) -> list[Any]:
+        return list(self.identity_provider.get_handlers())
 
 
 def server(

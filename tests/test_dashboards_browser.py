@@ -1,0 +1,250 @@
+"""A real server, a real browser: what a person sees. Nothing may be asked of another host."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import urllib.request
+import uuid
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+import scored_samples as samples
+import sqlalchemy as sa
+
+import ml4ad
+from ml4ad.detect import registry
+from ml4ad.detect.score import score
+from ml4ad.detect.train import train
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+WAIT_MS = 60_000
+TOKEN = "only-for-tests"  # noqa: S105
+
+
+def _need(found, what):
+    if found:
+        return
+    if os.environ.get("CI"):
+        pytest.fail(f"{what}: the pages must be tested in a browser here")
+    pytest.skip(f"{what}: the pages were NOT tested in a browser")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    path = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    _need(path, "no chromium on the PATH (apt-get install chromium)")
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as driver:
+        # Chromium's sandbox does not start as root, as in a container.
+        opened = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def admin(server_url):
+    url = sa.make_url(server_url).set(drivername="postgresql+psycopg")
+    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture(scope="module")
+def archive(admin, server_url, template, tmp_path_factory):
+    """Two good runs that a model learned, and a third with dead bins from lumisection 20 to 25."""
+    name = f"ml4ad_browser_{uuid.uuid4().hex[:8]}"
+    with admin.connect() as connection:
+        connection.exec_driver_sql(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+    url = sa.make_url(server_url).set(database=name).render_as_string(hide_password=False)
+    opened = ml4ad.connect(url)
+    folder = tmp_path_factory.mktemp("files")
+    samples.good_runs(opened, folder, runs=(1, 2))
+    strange = samples.with_hole(samples.histograms(samples.LINE, 3), 20, 25)
+    samples.put(opened, folder, strange, samples.histograms(samples.MAP, 3), name="strange")
+    trained = train(
+        opened,
+        [samples.LINE, samples.MAP],
+        samples.DATASET,
+        name="quick",
+        run_number=[1, 2],
+        detector=samples.quick(),
+    )
+    registry.activate(opened, trained)
+    score(opened, run_number=3)
+    yield opened
+    opened.close()
+    with admin.connect() as connection:
+        connection.exec_driver_sql(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture(scope="module")
+def address(archive, tmp_path_factory):
+    """Where `ml4ad dashboards` serves, behind a prefix as of a hub; without the token."""
+    home = tmp_path_factory.mktemp("home")
+    command = [sys.executable, "-m", "ml4ad", "dashboards", "--port", "0", "--no-browser"]
+    command += ["--base-url", "/user/me/", "--token", TOKEN]
+    log = (home / "log").open("w")
+    environment = os.environ | {"ML4AD_DATABASE_URL": archive.url, "HOME": str(home)}
+    server = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    )
+    line = server.stdout.readline()
+    assert line.startswith("dashboards: http"), (home / "log").read_text()
+    yield line.split(": ", 1)[1].split("?")[0].strip()
+    server.terminate()
+    try:
+        server.wait(30)
+    finally:
+        if server.poll() is None:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
+        server.stdout.close()
+        log.close()
+
+
+class Visitor:
+    """A browser of one person, and what went wrong in it."""
+
+    def __init__(self, browser, address):
+        self.context = browser.new_context(viewport={"width": 1280, "height": 800})
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(WAIT_MS)
+        self.host = urlsplit(address).netloc
+        self.address = address
+        self.wrong = []
+        self.page.on("request", self._asked)
+        self.page.on("pageerror", lambda error: self.wrong.append(f"error: {error}"))
+        self.page.on("console", self._told)
+
+    def _asked(self, request):
+        parts = urlsplit(request.url)
+        if parts.scheme not in ("data", "blob") and parts.netloc != self.host:
+            self.wrong.append(f"asked another host: {request.url}")
+
+    def _told(self, message):
+        if message.type == "error":
+            self.wrong.append(f"console: {message.text}")
+
+    def open(self, where):
+        joint = "&" if "?" in where else "?"
+        self.page.goto(f"{self.address}{where}{joint}token={TOKEN}")
+
+    def drawn(self, number=0):
+        """Points of the first trace with markers in a picture."""
+        self.page.wait_for_selector(f".ml4ad-plot-frame[data-drawn] >> nth={number}")
+        return np.array(
+            self.page.evaluate(
+                """(number) => {
+                    const plot = document.querySelectorAll(".ml4ad-plot")[number];
+                    const at = plot.data.findIndex((one) => one.mode === "markers");
+                    return plot.calcdata[at].map((point) => point.y);
+                }""",
+                number,
+            )
+        )
+
+
+@pytest.fixture
+def visit(browser, address):
+    """Opens browsers; afterwards nothing may have gone wrong in any."""
+    visitors = []
+
+    def new():
+        visitors.append(Visitor(browser, address))
+        return visitors[-1]
+
+    yield new
+    for visitor in visitors:
+        visitor.context.close()
+    assert [wrong for visitor in visitors for wrong in visitor.wrong] == []
+
+
+@pytest.mark.parametrize("where", ["", "voila/render/shift.ipynb", "voila/render/explore.ipynb"])
+def test_without_the_token_one_is_asked_for_it(address, where):
+    with urllib.request.urlopen(f"{address}{where}") as answer:  # noqa: S310
+        assert urlsplit(answer.url).path == "/user/me/login"
+        assert "password" in answer.read().decode()
+
+
+def test_a_click_on_an_element_shows_its_numbers_and_the_address_opens_it_again(visit, archive):
+    first = visit()
+    first.open("")
+    first.page.get_by_role("link", name="Explore").click()
+    first.page.wait_for_selector(".ml4ad-plot-frame[data-drawn]")
+    first.page.get_by_label("Search elements").fill("layer_1")
+    first.page.get_by_role("button", name=samples.LINE).click()
+    first.page.wait_for_function("location.search.includes('layer_1')")
+    first.page.wait_for_function(
+        "document.querySelector('.ml4ad-plot')?.data?.[0].type === 'scatter'"
+    )
+    expected = archive.stack(samples.LINE, 3).values().sum(axis=0)
+    assert np.array_equal(first.drawn(), expected)
+    first.page.get_by_role("button", name="one by one").click()
+    first.page.wait_for_function("location.search.includes('ls=')")
+    colleague = visit()
+    colleague.open(first.page.url.removeprefix(first.address).replace("ls=1", "ls=22"))
+    colleague.page.wait_for_function("location.search.includes('ls=22')")
+    colleague.page.wait_for_function(
+        "document.querySelector('.ml4ad-plot')?.data?.[0].name.includes('LS 22')"
+    )
+    assert np.array_equal(colleague.drawn(), archive.stack(samples.LINE, 3)[22].values())
+
+
+def test_a_shifter_finds_the_fault_and_what_is_said_of_it_reaches_another(visit, archive, admin):
+    one, other = visit(), visit()
+    for visitor in (one, other):
+        visitor.open("voila/render/shift.ipynb")
+        visitor.page.wait_for_selector(".ml4ad-strip .state.bad")
+    assert "1 incident" in one.page.inner_text(".ml4ad-strip")
+    # A browser sets the blanks of an option so that it does not wrap.
+    incidents = one.page.inner_text("select[size]").replace("\xa0", " ")
+    assert "LS 20 to 25: layer_1: 4 bins at charge" in incidents
+    one.page.wait_for_function(
+        "[...document.querySelectorAll('.ml4ad-plot')].some((p) => p.data && p.data.length > 3)"
+    )
+    rows = one.page.evaluate("document.querySelector('.ml4ad-plot').layout.meta.rows")
+    assert rows[0] == samples.LINE
+    one.page.get_by_placeholder("your name").fill("Ada")
+    one.page.get_by_placeholder("reason or comment").fill("layer 1 is off")
+    one.page.get_by_placeholder("reason or comment").press("Tab")
+    one.page.get_by_role("button", name="Known problem").click()
+    one.page.get_by_text("Kept: LS 20 to 25, known.").wait_for()
+    other.page.get_by_text("layer 1 is off").first.wait_for()
+    other.page.wait_for_selector(".ml4ad-strip .state.good")
+
+    # The database goes away, and comes back, under an open page.
+    name = archive.engine.url.database
+    activity = sa.table("pg_stat_activity", sa.column("pid"), sa.column("datname"))
+    end = sa.select(sa.func.pg_terminate_backend(activity.c.pid))
+    try:
+        with admin.connect() as connection:
+            connection.exec_driver_sql(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
+            connection.execute(end.where(activity.c.datname == name)).all()
+        other.page.get_by_text("The database does not answer.").wait_for()
+    finally:
+        with admin.connect() as connection:
+            connection.exec_driver_sql(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
+    other.page.get_by_text("The database does not answer.").wait_for(state="detached")
+    assert "Traceback" not in other.page.inner_text("body")
+
+
+def test_an_address_of_a_run_that_is_not_here_is_answered_in_a_sentence(visit):
+    visitor = visit()
+    visitor.open("voila/render/explore.ipynb?run=77")
+    visitor.page.get_by_text("run 77 is not here").wait_for()
+
+
+def test_what_is_certified_is_shown(visit):
+    visitor = visit()
+    visitor.open("voila/render/certify.ipynb?run=1")
+    visitor.page.get_by_role("heading", name="Lumisections").wait_for()
+    row = visitor.page.locator(".ml4ad-table tbody tr").first.inner_text().split()
+    assert row == ["1", "40", "0", "0", "0"]
