@@ -150,9 +150,10 @@ def faults() -> None:
 def contamination() -> None:
     """The same with faults among the lumisections that are learned from."""
     rows = {}
+    few = [s.select(slice(1, 130)) for s in eras()]
     for share in (0.0, 0.05):
         result = detect.evaluate(
-            detect.default(), eras(), faults=FAULTS, n_trials=30, seed=3, contamination=share
+            detect.default(), few, faults=FAULTS, n_trials=30, seed=3, contamination=share
         )
         rows[f"{share:.0%} bad"] = result.table.droplevel(0)["found_in_6"]
     print("\nShare found within 6 lumisections, by the share of bad lumisections in training")
