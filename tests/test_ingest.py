@@ -106,6 +106,23 @@ def test_folders_globs_and_files_are_found_and_known_again(archive, tmp_path):
     assert outcomes(archive, tmp_path / "*" / "*.root", tmp_path) == ["known"] * 5
 
 
+def test_a_file_that_may_still_be_written_is_left_until_it_is_quiet(archive, tmp_path):
+    path = write(tmp_path / "a.root", stacks_of(1, [1]))
+    assert outcomes(archive, tmp_path, dataset=DATASET, quiet_s=60) == ["waiting"]
+    assert count(archive, schema.file) == 0
+    os.utime(path, (time.time() - 61, time.time() - 61))
+    assert outcomes(archive, tmp_path, dataset=DATASET, quiet_s=60) == ["new"]
+
+
+def test_two_who_index_a_folder_take_turns(archive, tmp_path):
+    for number in range(20):
+        write(tmp_path / f"{number}.root", stacks_of(number + 1, [1]))
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        looks = [pool.submit(outcomes, archive, tmp_path, dataset=DATASET) for _ in range(2)]
+        seen = sorted((look.result() for look in looks), key=lambda one: one[0])
+    assert seen == [["known"] * 20, ["new"] * 20]
+
+
 def test_a_known_file_is_not_opened_again(archive, tmp_path, monkeypatch):
     write(tmp_path / "a.root", stacks_of(1, [1]))
     assert outcomes(archive, tmp_path, dataset=DATASET) == ["new"]

@@ -14,7 +14,8 @@ import sqlalchemy as sa
 import ml4ad
 from ml4ad import Axis, HistogramStack, cluster, dqmio, ingest
 from ml4ad.ingest import take
-from ml4ad.ingest.watch import Arrivals, folder_lock, watch
+from ml4ad.ingest.turns import alone
+from ml4ad.ingest.watch import Arrivals, watch
 from ml4ad.settings import Settings
 from ml4ad.store.schema import file
 
@@ -217,13 +218,13 @@ def test_new_files_are_taken_in_while_watching(archive, tmp_path, small14):
 
 
 def test_only_one_watches_a_folder(archive):
-    with folder_lock(archive.engine, "x", wait=False) as first:
+    with alone(archive.engine, "x", wait=False) as first:
         assert first
-        with folder_lock(archive.engine, "x", wait=False) as second:
+        with alone(archive.engine, "x", wait=False) as second:
             assert not second
-        with folder_lock(archive.engine, "y", wait=False) as other:
+        with alone(archive.engine, "y", wait=False) as other:
             assert other
-    with folder_lock(archive.engine, "x") as again:
+    with alone(archive.engine, "x") as again:
         assert again
 
 

@@ -30,7 +30,13 @@ _ERA = click.option("--era", help="Era of the files, where dataset and path do n
 @click.argument("paths", nargs=-1, required=True, type=click.Path())
 @_DATASET
 @_ERA
-def index(paths: tuple[str, ...], dataset: str | None, era: str | None) -> None:
+@click.option(
+    "--quiet",
+    default=0.0,
+    show_default=True,
+    help="Leave alone what changed within so many seconds: it may still be written.",
+)
+def index(paths: tuple[str, ...], dataset: str | None, era: str | None, quiet: float) -> None:
     """Note which DQMIO files there are, without reading their histograms.
 
     PATHS are files, folders (all *.root below), globs or URLs. Known files are recognised, also
@@ -40,6 +46,7 @@ def index(paths: tuple[str, ...], dataset: str | None, era: str | None) -> None:
     Examples:
       ml4ad index /eos/cms/store/data/Run2024F
       ml4ad index 'copies/*.root' --dataset /ZeroBias/Run2024F-PromptReco-v1/DQMIO
+      ml4ad index /eos/cms/store/data --quiet 60
     """
     import pandas as pd
 
@@ -48,8 +55,8 @@ def index(paths: tuple[str, ...], dataset: str | None, era: str | None) -> None:
 
     found: list[Found] = []
     with connect() as archive, progress() as bars:
-        for each in bars.track(ingest.index(archive, paths, dataset, era), description="files"):
-            found.append(each)
+        looked = ingest.index(archive, paths, dataset, era, quiet)
+        found.extend(bars.track(looked, description="files"))
     columns = ["outcome", "dataset", "path", "reason"]
     listed = [f for f in found if f.outcome != "known"]
     if listed:

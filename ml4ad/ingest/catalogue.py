@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -14,11 +15,12 @@ from sqlalchemy.dialects.postgresql import insert
 from ml4ad.dqmio import names
 from ml4ad.ingest import find, forget, source
 from ml4ad.ingest.find import Location
+from ml4ad.ingest.turns import alone
 from ml4ad.store import DatabaseError, State, dimensions
 from ml4ad.store.schema import MAX_REASON, copy, file
 from ml4ad.store.schema import dataset as dataset_table
 
-Outcome = Literal["new", "known", "changed", "moved", "copy", "bad", "failed"]
+Outcome = Literal["new", "known", "changed", "moved", "copy", "waiting", "bad", "failed"]
 
 # Listed files whose rows are looked up together.
 _BATCH = 1000
@@ -51,6 +53,7 @@ class _Scan:
     engine: sa.Engine
     dataset: str | None
     era: str | None
+    quiet_s: float = 0.0
     dataset_ids: dict[str, int] = field(default_factory=dict)
 
     def dataset_id(self, name: str) -> int:
@@ -64,6 +67,7 @@ def index(
     paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     dataset: str | None = None,
     era: str | None = None,
+    quiet_s: float = 0.0,
 ) -> Iterator[Found]:
     """What becomes of each file at ``paths`` (files, folders, globs, URLs), one by one.
 
@@ -71,24 +75,44 @@ def index(
     are given. A file that is known, unchanged, is not opened. Known elsewhere by its UUID and size,
     it is a copy, or has moved if it is no longer where it was. A file that changed, and one whose
     dataset is now another, is INDEXED again. What is no DQMIO file is BAD, with the reason; what
-    cannot be read now is FAILED. Files that are gone from an indexed folder are marked vanished.
+    cannot be read now is FAILED. A file that changed within the last ``quiet_s`` seconds is left
+    alone ("waiting", no row): it may still be written. Files that are gone from an indexed folder
+    are marked vanished. Only one process at a time goes through a folder; others wait for it, and
+    then find all of it known.
     """
     engine: sa.Engine = getattr(target, "engine", target)
-    scan = _Scan(engine, dataset, era)
+    scan = _Scan(engine, dataset, era, quiet_s)
     listed = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     for path in listed:
-        seen: set[str] = set()
-        try:
-            for batch in _batches(find.locations(path)):
-                seen.update(location.path for location in batch)
-                yield from _index_batch(scan, batch)
-        except OSError as error:
-            if isinstance(error, DatabaseError):
-                raise
-            yield Found(os.fspath(path), "failed", reason=_one_line(error))
-            continue
         if find.is_folder(path):
-            mark_vanished(engine, find.absolute(path), seen)
+            folder = find.absolute(path)
+            with alone(engine, f"index {folder}"):
+                seen: set[str] = set()
+                yield from _index_path(scan, path, seen)
+                mark_vanished(engine, folder, seen)
+        else:
+            yield from _index_path(scan, path, set())
+
+
+def _index_path(scan: _Scan, path: str | os.PathLike[str], seen: set[str]) -> Iterator[Found]:
+    try:
+        for batch in _batches(find.locations(path)):
+            seen.update(location.path for location in batch)
+            yield from _index_batch(scan, batch)
+    except OSError as error:
+        if isinstance(error, DatabaseError):
+            raise
+        yield Found(os.fspath(path), "failed", reason=_one_line(error))
+        # What was not listed has not vanished.
+        seen.update(_known_below(scan.engine, find.absolute(path)))
+
+
+def _known_below(engine: sa.Engine, folder: str) -> list[str]:
+    prefix = folder.rstrip("/") + "/"
+    with engine.connect() as connection:
+        files = sa.select(file.c.path).where(sa.func.starts_with(file.c.path, prefix))
+        copies = sa.select(copy.c.path).where(sa.func.starts_with(copy.c.path, prefix))
+        return list(connection.scalars(files.union(copies)))
 
 
 def mark_vanished(engine: sa.Engine, folder: str, seen: set[str]) -> int:
@@ -152,6 +176,9 @@ def _index_batch(scan: _Scan, batch: Sequence[Location]) -> Iterator[Found]:
         row = known.get(location.path)
         if row is not None and _unchanged(row, location, scan.dataset):
             yield Found(location.path, "known", row.file_id, row.dataset or "")
+        elif time.time() - location.mtime < scan.quiet_s:
+            reason = f"changed within the last {scan.quiet_s:g} s: it may still be written"
+            yield Found(location.path, "waiting", reason=reason)
         else:
             yield _index_one(scan, location)
 

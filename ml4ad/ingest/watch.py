@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
@@ -13,30 +12,7 @@ import sqlalchemy as sa
 from ml4ad.ingest import find
 from ml4ad.ingest.catalogue import Found, index
 from ml4ad.ingest.find import Location
-
-# First key of the advisory lock of a folder; the second is a hash of its path.
-_FOLDER_LOCK = 0x4D4C0F
-
-
-@contextmanager
-def folder_lock(engine: sa.Engine, folder: str, *, wait: bool = True) -> Iterator[bool]:
-    """Whether this process alone may look through a folder; PostgreSQL ends it with the connection.
-
-    With ``wait`` others are waited for.
-    """
-    key = sa.func.hashtext(folder)
-    take = sa.func.pg_advisory_lock if wait else sa.func.pg_try_advisory_lock
-    with engine.connect() as connection:
-        got = connection.scalar(sa.select(take(_FOLDER_LOCK, key)))
-        connection.commit()
-        try:
-            # The blocking form returns nothing.
-            yield wait or bool(got)
-        finally:
-            if not connection.closed and not connection.invalidated and (wait or got):
-                connection.rollback()
-                connection.execute(sa.select(sa.func.pg_advisory_unlock(_FOLDER_LOCK, key)))
-                connection.commit()
+from ml4ad.ingest.turns import alone
 
 
 class Arrivals:
@@ -105,7 +81,7 @@ def watch(
     listed = sorted(find.absolute(p) if "://" not in os.fspath(p) else os.fspath(p) for p in paths)
     arrivals = Arrivals(listed, quiet_s=quiet_s)
     while going():
-        with folder_lock(engine, "\n".join(listed), wait=False) as ours:
+        with alone(engine, "watch " + " ".join(listed), wait=False) as ours:
             if not ours:
                 time.sleep(every_s)
                 continue
