@@ -257,8 +257,8 @@ def as_utf8(value):
 def run_jsroot(path):
     if shutil.which("node") is None or not (JSROOT / "node_modules").is_dir():
         pytest.skip("Node or JSROOT is not here: npm install --prefix tests/jsroot")
-    done = subprocess.run(  # noqa: S603
-        ["node", str(JSROOT / "read.mjs"), str(path)],  # noqa: S607
+    done = subprocess.run(
+        ["node", str(JSROOT / "read.mjs"), str(path)],
         capture_output=True,
         text=True,
         check=False,

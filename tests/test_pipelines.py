@@ -233,7 +233,7 @@ def start(path, tmp_path):
     program = f"from ml4ad import pipelines; pipelines.run({str(path)!r})"
     errors = tmp_path / "stderr"
     with errors.open("w") as stderr:
-        process = subprocess.Popen(  # noqa: S603 (our own program)
+        process = subprocess.Popen(
             [sys.executable, "-c", program], stderr=stderr, start_new_session=True
         )
     with (tmp_path / "fifo").open() as fifo:

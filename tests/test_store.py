@@ -179,9 +179,7 @@ def data_dir():
 
 def in_another_process(data_dir, idle_s=0):
     command = [sys.executable, "-c", textwrap.dedent(USE), str(data_dir), str(idle_s)]
-    return subprocess.Popen(  # noqa: S603 (this very Python)
-        command, stdout=subprocess.PIPE, text=True
-    )
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
 def answer(process):
