@@ -119,6 +119,18 @@ def stream(request: Request, parts: Iterable[bytes], media_type: str = _JSON) ->
     return StreamingResponse(sent, headers=headers, media_type=media_type)
 
 
+def sent(parts: Iterable[bytes], media_type: str) -> Response:
+    """An answer that is sent while it is made, as it is; what goes wrong first is told."""
+    made = iter(parts)
+    first = next(made, b"")
+
+    def whole() -> Iterator[bytes]:
+        yield first
+        yield from made
+
+    return StreamingResponse(whole(), media_type=media_type)
+
+
 def _takes_gzip(request: Request) -> bool:
     listed = request.headers.get("accept-encoding", "").lower().split(",")
     return any(

@@ -1,0 +1,230 @@
+"""``/api/v2/``: whole stacks, scores, incidents, verdicts, states, conditions."""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from ml4ad import conditions, detect, verdict, workspaces
+from ml4ad.api import access, pages, whole
+from ml4ad.api.app import Seen
+from ml4ad.api.view import RefusedError, View
+from ml4ad.archive import Archive
+
+router = APIRouter(prefix="/api/v2", tags=["v2"])
+
+_LARGEST = 2**63 - 1
+Name = Annotated[str, Query(min_length=1, max_length=1000)]
+Run = Annotated[int, Query(ge=0, le=_LARGEST)]
+Ls = Annotated[int, Query(ge=0, le=_LARGEST)]
+Glob = Annotated[str | None, Query(max_length=1000, description="* and ? as in a shell")]
+Form = Annotated[whole.Format, Query(alias="format")]
+TableForm = Annotated[str, Query(alias="format", pattern="^(json|arrow)$")]
+
+
+class Said(BaseModel):
+    """What a person says of lumisections; see ``ml4ad verdict``."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    run_number: int = Field(ge=1, le=2**31 - 1)
+    lumisections: list[tuple[int, int]] = Field(
+        min_length=1, max_length=1000, description="ranges, both ends included"
+    )
+    verdict: str = Field(max_length=50, description="good, bad, known, not assessed or seen")
+    why: str = Field("", max_length=5000)
+    dataset: str = Field("", max_length=255)
+    me: str = Field("", max_length=255)
+    incident_id: int | None = Field(None, ge=1, le=2**31 - 1)
+
+
+class Kept(BaseModel):
+    """Numbers of the new verdicts."""
+
+    verdict_ids: list[int]
+
+
+# -- stacks --------------------------------------------------------------------------------------
+
+
+@router.get("/stack", responses={200: {"content": {kind: {} for kind in whole.MEDIA.values()}}})
+def stack(
+    request: Request,
+    seen: Seen,
+    me: Name,
+    dataset: Name,
+    run_number: Run,
+    first_ls: Ls = 0,
+    last_ls: Ls = _LARGEST,
+    form: Form = "arrow",
+) -> Response:
+    """All lumisections of one element of one run, exactly, in one answer."""
+    own = whole.element(seen, me, dataset, run_number)
+    # Its columns are compressed already.
+    del request
+    found = whole.written(own, whole.parts(seen, own, first_ls, last_ls), form)
+    return pages.sent(found, whole.MEDIA[form])
+
+
+@router.get("/axes")
+def axes(request: Request, seen: Seen, me: Name, dataset: Name, run_number: Run) -> Response:
+    """Kind, title and axes of an element in a run: exact edges, labels."""
+    return pages.json(request, whole.element(seen, me, dataset, run_number).described())
+
+
+# -- what was found ------------------------------------------------------------------------------
+
+
+def _known(seen: View, dataset: str) -> tuple[Archive, tuple[str, ...]]:
+    """The archive, and globs of the elements that are seen; KeyError for an unseen dataset."""
+    with seen.reading() as connection:
+        if not seen.datasets(connection, name=dataset):
+            raise KeyError("Not found")
+    own = seen.workspace
+    patterns = workspaces.elements_of(own, dataset, "shown") if own else ("*",)
+    return Archive(seen.engine), patterns
+
+
+@router.get("/scores")
+def scores(
+    request: Request,
+    seen: Seen,
+    dataset: Name,
+    run_number: Run,
+    me: Glob = None,
+    model: Glob = None,
+    form: TableForm = "json",
+) -> Response:
+    """Every lumisection of a run with its score, or the reason why there is none."""
+    archive, patterns = _known(seen, dataset)
+    found = detect.scores(archive, run_number, me=me, dataset=dataset, model=model)
+    return _table(request, found[_fits(found, patterns)], form)
+
+
+@router.get("/incidents")
+def incidents(
+    request: Request, seen: Seen, dataset: Name, run_number: Run, form: TableForm = "json"
+) -> Response:
+    """What the models found in a run: where, since when, in words."""
+    archive, patterns = _known(seen, dataset)
+    found = detect.incidents(archive, run_number, dataset=dataset)
+    found = found[_fits(found, patterns)]
+    shown = [[me for me in mes if workspaces.fits(patterns, me)] for mes in found["mes"]]
+    return _table(request, found.assign(mes=shown), form)
+
+
+@router.get("/states")
+def states(
+    request: Request, seen: Seen, dataset: Name, run_number: Run, form: TableForm = "json"
+) -> Response:
+    """Each lumisection of a run: good, bad or not assessed, and why."""
+    archive, _ = _known(seen, dataset)
+    workspace = seen.workspace.name if seen.workspace else None
+    return _table(request, verdict.states(archive, dataset, run_number, workspace=workspace), form)
+
+
+@router.get("/conditions")
+def conditions_(
+    request: Request, seen: Seen, dataset: Name, run_number: Run, form: TableForm = "json"
+) -> Response:
+    """Conditions of each lumisection of a run; luminosity is in 1/ub."""
+    archive, _ = _known(seen, dataset)
+    found = conditions.lumisections(archive.engine, dataset, run_number)
+    return _table(request, found.reset_index(), form)
+
+
+def _fits(found: pd.DataFrame, patterns: tuple[str, ...]) -> Any:
+    names = {name: workspaces.fits(patterns, name) for name in found["me"].astype(str).unique()}
+    return found["me"].astype(str).map(names).astype(bool)
+
+
+# -- verdicts ------------------------------------------------------------------------------------
+
+
+@router.get("/verdicts")
+def verdicts(
+    request: Request, seen: Seen, dataset: Name, run_number: Run, form: TableForm = "json"
+) -> Response:
+    """What people said of a run, in the order in which they said it."""
+    archive, patterns = _known(seen, dataset)
+    workspace = seen.workspace.name if seen.workspace else None
+    found = verdict.list_(archive, run_number, workspace=workspace, dataset=dataset)
+    return _table(request, found[(found["me"] == "") | _fits(found, patterns)], form)
+
+
+@router.post("/verdicts", response_model=Kept, status_code=201)
+def say(request: Request, seen: Seen, said: Said) -> Response:
+    """Say what lumisections are; kept for ever, and noted with the name of the key."""
+    caller, details = seen.caller, said.model_dump(exclude={"why"})
+    status = 403
+    try:
+        if not caller.may("write"):
+            raise RefusedError(f"{caller.name} may only read")
+        status = 400
+        if said.dataset:
+            _, patterns = _known(seen, said.dataset)
+            if said.me and not workspaces.fits(patterns, said.me):
+                raise KeyError("Not found")
+        numbers = verdict.add(
+            Archive(seen.engine),
+            said.run_number,
+            said.lumisections,
+            said.verdict,
+            why=said.why,
+            dataset=said.dataset,
+            workspace=seen.workspace.name if seen.workspace else "",
+            me=said.me,
+            incident_id=said.incident_id,
+            by=caller.name,
+        )
+        status = 201
+    finally:
+        access.note(seen.engine, caller.name, "verdict", details, status)
+    return pages.json(request, {"verdict_ids": numbers}, 201)
+
+
+# -- tables --------------------------------------------------------------------------------------
+
+
+def _table(request: Request, found: pd.DataFrame, form: str) -> Response:
+    """Rows as JSON objects, or all as Arrow; what is not known is null."""
+    if form == "arrow":
+        table = pa.Table.from_pandas(_flat(found), preserve_index=False)
+        sink = io.BytesIO()
+        with pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+        return Response(sink.getvalue(), media_type=whole.MEDIA["arrow"])
+    records = found.astype(object).to_dict(orient="records")
+    return pages.json(request, [{str(k): _json(v) for k, v in row.items()} for row in records])
+
+
+def _flat(found: pd.DataFrame) -> pd.DataFrame:
+    """Columns of objects that Arrow has no type for as JSON text."""
+    plain = found.copy()
+    for name in plain.columns:
+        if not isinstance(plain[name].dtype, np.dtype) or plain[name].dtype.kind != "O":
+            continue
+        if plain[name].map(lambda value: isinstance(value, dict | list | tuple)).any():
+            plain[name] = [pages.dumps(_json(value)).decode() for value in plain[name]]
+    return plain
+
+
+def _json(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _json(own) for key, own in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json(own) for own in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if pd.api.types.is_scalar(value) and pd.isna(value):
+        return None
+    return value.isoformat() if isinstance(value, pd.Timestamp) else value

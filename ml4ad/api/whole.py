@@ -1,0 +1,185 @@
+"""Whole stacks as Arrow or Parquet, exactly: flow bins, errors, profiles, axes.
+
+A row is a lumisection. Bins stand in ROOT's order, x fastest, underflow first and overflow last on
+each axis. What a kind of histogram does not have is null. The schema's metadata hold a JSON text
+``ml4ad`` with the element, the run, the kind and the axes.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import sqlalchemy as sa
+
+from ml4ad.api.view import View
+from ml4ad.archive import Archive
+from ml4ad.stack import KINDS, HistogramStack, statistics_names
+from ml4ad.store import binning
+from ml4ad.store.schema import binning as binning_table
+from ml4ad.store.schema import block, lumisection, me
+
+Format = Literal["arrow", "parquet"]
+MEDIA = {
+    "arrow": "application/vnd.apache.arrow.stream",
+    "parquet": "application/vnd.apache.parquet",
+}
+
+# Bytes of contents that are read, and sent, at a time.
+_PART_BYTES = 16 * 2**20
+_ERRORS = ("sumw2", "sum_of_weights", "sum_of_weights_squared")
+
+
+@dataclass(frozen=True)
+class Element:
+    """An element of a run that is there, and is seen."""
+
+    me: str
+    dataset: str
+    run_number: int
+    kind: str
+    shared: dict[str, Any]
+    ls_numbers: list[int]
+
+    def described(self) -> dict[str, Any]:
+        """What its lumisections share, for JSON."""
+        axes = [
+            {
+                "name": axis.name,
+                "title": axis.title,
+                "edges": axis.edges.tolist(),
+                "labels": list(axis.labels),
+            }
+            for axis in self.shared["axes"]
+        ]
+        return {
+            "me": self.me,
+            "dataset": self.dataset,
+            "run_number": self.run_number,
+            "kind": self.kind,
+            "title": self.shared["title"],
+            "error_mode": self.shared["error_mode"],
+            "axes": axes,
+            "statistics": list(statistics_names(self.kind)),
+        }
+
+
+def element(view: View, name: str, dataset: str, run_number: int) -> Element:
+    """The element of a run; raises KeyError if it is not there or not seen."""
+    with view.reading() as connection:
+        datasets = view.datasets(connection, name=dataset)
+        if not datasets:
+            raise KeyError("Not found")
+        (dataset_id,) = datasets
+        query = (
+            sa.select(binning_table.c.description)
+            .join_from(block, me, me.c.me_id == block.c.me_id)
+            .join(binning_table, binning_table.c.binning_id == block.c.binning_id)
+            .where(block.c.dataset_id == sa.literal_column(str(int(dataset_id))))
+            .where(me.c.me == name, block.c.run_number == run_number, view.elements(dataset))
+            .order_by(block.c.first_ls.desc())
+            .limit(1)
+        )
+        description = connection.scalar(query)
+        if description is None:
+            raise KeyError("Not found")
+        numbers = connection.scalars(
+            sa.select(lumisection.c.ls_number)
+            .where(lumisection.c.dataset_id == dataset_id, lumisection.c.ls_number > 0)
+            .where(lumisection.c.run_number == run_number)
+            .order_by(lumisection.c.ls_number)
+        )
+        shared = binning.parse(description)
+        return Element(name, dataset, run_number, shared["kind"], shared, list(numbers))
+
+
+def parts(view: View, own: Element, first_ls: int, last_ls: int) -> Iterator[HistogramStack]:
+    """The stack of lumisections, a bounded part at a time; lumisection 0 is the whole run."""
+    archive = Archive(view.engine)
+    cells = math.prod(axis.n_bins + 2 for axis in own.shared["axes"])
+    step = max(1, _PART_BYTES // (cells * np.dtype(KINDS[own.kind][1]).itemsize))
+    wanted = [number for number in own.ls_numbers if first_ls <= number <= last_ls]
+    starts = [first_ls, *wanted[step::step]]
+    ends = [number - 1 for number in starts[1:]] + [last_ls]
+    for low, high in zip(starts, ends, strict=True):
+        try:
+            yield archive.stack(own.me, own.run_number, own.dataset, slice(low, high))
+        except KeyError:
+            # None of these lumisections has the element.
+            continue
+
+
+def schema(own: Element) -> pa.Schema:
+    """Columns of a stack of this element."""
+    cells = math.prod(axis.n_bins + 2 for axis in own.shared["axes"])
+    contents = pa.from_numpy_dtype(np.dtype(KINDS[own.kind][1]))
+    fields = [
+        pa.field("ls_number", pa.int64(), nullable=False),
+        pa.field("entries", pa.float64(), nullable=False),
+        pa.field("contents", pa.list_(contents, cells), nullable=False),
+        # Of no fixed size, for null of a fixed size takes as many bytes as numbers do.
+        *(pa.field(name, pa.list_(pa.float64())) for name in _ERRORS),
+        pa.field("statistics", pa.list_(pa.float64(), len(statistics_names(own.kind)))),
+    ]
+    return pa.schema(fields, metadata={"ml4ad": json.dumps(own.described())})
+
+
+def _batch(stack: HistogramStack, columns: pa.Schema) -> pa.RecordBatch:
+    arrays = [pa.array(stack.ls_numbers), pa.array(stack.entries)]
+    for name in ("contents", *_ERRORS, "statistics"):
+        kind = columns.field(name).type
+        values = getattr(stack, name)
+        if values is None:
+            arrays.append(pa.nulls(len(stack), kind))
+            continue
+        if name != "statistics":
+            values = values.transpose(0, *range(values.ndim - 1, 0, -1))
+        flat = np.ascontiguousarray(values).reshape(-1)
+        if pa.types.is_fixed_size_list(kind):
+            arrays.append(pa.FixedSizeListArray.from_arrays(pa.array(flat), type=kind))
+        else:
+            offsets = np.arange(len(stack) + 1, dtype=np.int32) * (flat.size // max(len(stack), 1))
+            arrays.append(pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat), type=kind))
+    return pa.RecordBatch.from_arrays(arrays, schema=columns)
+
+
+class _Sink(io.RawIOBase):
+    """Takes what a writer writes, to be sent and forgotten."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pieces: list[bytes] = []
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._pieces.append(bytes(data))
+        return len(data)
+
+    def taken(self) -> bytes:
+        pieces, self._pieces = self._pieces, []
+        return b"".join(pieces)
+
+
+def written(own: Element, stacks: Iterator[HistogramStack], form: Format) -> Iterator[bytes]:
+    """Bytes of the parts of a stack, in order."""
+    columns, sink = schema(own), _Sink()
+    target = pa.PythonFile(sink, mode="w")
+    if form == "arrow":
+        options = pa.ipc.IpcWriteOptions(compression="lz4")
+        writer = pa.ipc.new_stream(target, columns, options=options)
+    else:
+        writer = pq.ParquetWriter(target, columns, compression="zstd")
+    for stack in stacks:
+        writer.write_batch(_batch(stack, columns))
+        yield sink.taken()
+    writer.close()
+    yield sink.taken()
