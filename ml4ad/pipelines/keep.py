@@ -57,17 +57,20 @@ class Keeper:
         Raises AlreadyKeptError if another process keeps the schedule of this database, ValueError
         for a file that is not understood at the start; later on such a file is told and ignored.
         """
+        # Looked at before it is read: a change in between is seen as one.
+        seen = _changed(self.path)
         wanted = schedule.read(self.path)
         with records.opened() as engine, ExitStack() as held:
             lock = held.enter_context(self._only_one(engine))
             scheduler = self._scheduler(engine)
             held.callback(self._end, scheduler)
-            seen = self._plan(scheduler, engine, wanted)
+            self._plan(scheduler, engine, wanted)
             scheduler.start()
             while not self.stopped.wait(_LOOK_S):
                 records.assert_held(lock)
-                if _changed(self.path) != seen:
-                    seen = self._plan_again(scheduler, engine)
+                if (changed := _changed(self.path)) != seen:
+                    seen = changed
+                    self._plan_again(scheduler, engine)
 
     def stop(self) -> None:
         """End `keep`; what runs is interrupted, and its records say so."""
@@ -104,7 +107,7 @@ class Keeper:
         scheduler.add_listener(missed, EVENT_JOB_MISSED)
         return scheduler
 
-    def _plan(self, scheduler: BackgroundScheduler, engine: sa.Engine, wanted: Schedule) -> float:
+    def _plan(self, scheduler: BackgroundScheduler, engine: sa.Engine, wanted: Schedule) -> None:
         scheduler.remove_all_jobs()
         now = datetime.now(UTC)
         for job in wanted.jobs.values():
@@ -114,16 +117,15 @@ class Keeper:
             self.tell(f"{job.name}: next at {job.when.next(now) or 'no time'}")
         if not wanted.jobs:
             self.tell(f"{self.path}: no job; add one with `ml4ad schedule add`")
-        return _changed(self.path)
 
-    def _plan_again(self, scheduler: BackgroundScheduler, engine: sa.Engine) -> float:
+    def _plan_again(self, scheduler: BackgroundScheduler, engine: sa.Engine) -> None:
         try:
             wanted = schedule.read(self.path)
         except (ValueError, OSError) as error:
             self.tell(f"not read again: {error}")
-            return _changed(self.path)
+            return
         self.tell(f"{self.path} has changed")
-        return self._plan(scheduler, engine, wanted)
+        self._plan(scheduler, engine, wanted)
 
     def _tell_missed(self, engine: sa.Engine, job: Job, now: datetime) -> None:
         last = records.last_planned(engine, job.name)
