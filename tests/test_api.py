@@ -4,6 +4,7 @@ import json
 import os
 import re
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 
 import numpy as np
@@ -36,6 +37,7 @@ from scored_samples import DATASET, LINE, MAP, OTHER, good_runs, histograms, jud
 
 import ml4ad
 from ml4ad import HistogramStack, api, conditions, workspaces
+from ml4ad.api import histograms as found
 from ml4ad.api.serve import server
 from ml4ad.conditions import record
 from ml4ad.workspaces import Workspace
@@ -627,3 +629,37 @@ def test_answers_are_compressed_where_that_is_understood(service):
         assert answer.headers.get("Content-Encoding") == ("gzip" if encoding == "gzip" else None)
     assert sizes["gzip"] < sizes["identity"] / 2
     assert sizes["gzip;q=0"] == sizes["identity"]
+
+
+def test_two_hundred_readers_at_once_are_all_answered(own_service):
+    # Of several keys, for each has its limit.
+    keys = [api.create(own_service.archive.engine, f"reader {n}") for n in range(8)]
+
+    def read(n):
+        path = ("run/", "lumisection/", "th1/?page_size=50", "th2/?page_size=20")[n % 4]
+        return own_service.get("api/v1/" + path, keys[n % 8]).status_code
+
+    with ThreadPoolExecutor(200) as readers:
+        assert list(readers.map(read, range(200))) == [200] * 200
+
+
+def test_a_page_that_would_be_too_large_ends_early(service, monkeypatch):
+    monkeypatch.setattr("ml4ad.api.listed.MOST_BYTES", 2000)
+    whole = service.dials().h1d.list_all(LumisectionHistogram1DFilters(page_size=500))
+    assert [row.ls_number for row in whole.results] == [*EVERY_LS, *EVERY_LS]
+    assert len(service.get("api/v1/th1/", page_size=500).json()["results"]) < N_LS
+
+
+def test_a_block_that_moves_meanwhile_is_found_again(own_service, monkeypatch):
+    packed, moved = found._packed, []
+
+    def gone_once(connection, dataset_id, places):
+        held = packed(connection, dataset_id, places)
+        if not moved:
+            moved.append(held.popitem())
+        return held
+
+    monkeypatch.setattr(found, "_packed", gone_once)
+    answer = own_service.get("api/v1/th1/", page_size=500).json()
+    assert [row["ls_number"] for row in answer["results"]] == [*EVERY_LS, *EVERY_LS]
+    assert moved
