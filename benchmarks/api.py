@@ -155,17 +155,19 @@ def report(given, base, key, stack) -> None:
     assert np.array_equal(arrays, values.transpose(0, 2, 1))
     print(f"JSON page to an array: {slow:.2f} s")
 
-    def arrow():
-        query = {"me": MAP, "run_number": 1, "dataset": DATASET}
+    def arrow(compression):
+        query = {"me": MAP, "run_number": 1, "dataset": DATASET, "compression": compression}
         answer = requests.get(f"{base}/v2/stack", query, headers=headers, timeout=60)
         answer.raise_for_status()
         table = pa.ipc.open_stream(io.BytesIO(answer.content)).read_all()
         parts = [part.flatten().to_numpy() for part in table["contents"].chunks]
         return np.concatenate(parts).reshape(len(table), 202, 302)[:, 1:-1, 1:-1]
 
-    fast, contents = best(given.repeat, arrow)
-    assert np.array_equal(contents, values.transpose(0, 2, 1))
-    print(f"Arrow to an array: {fast:.3f} s, {slow / fast:.0f} times faster than JSON")
+    for compression in ("none", "zstd"):
+        fast, contents = best(given.repeat, lambda how=compression: arrow(how))
+        assert np.array_equal(contents, values.transpose(0, 2, 1))
+        told = f"{slow / fast:.0f} times faster than JSON"
+        print(f"Arrow ({compression}) to an array: {fast:.3f} s, {told}")
     for name in ("file-index", "run", "lumisection"):
         taken = []
         for _ in range(20):

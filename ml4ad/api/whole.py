@@ -27,6 +27,7 @@ from ml4ad.store.schema import binning as binning_table
 from ml4ad.store.schema import block, lumisection, me
 
 Format = Literal["arrow", "parquet"]
+Compression = Literal["none", "lz4", "zstd"]
 MEDIA = {
     "arrow": "application/vnd.apache.arrow.stream",
     "parquet": "application/vnd.apache.parquet",
@@ -169,15 +170,20 @@ class _Sink(io.RawIOBase):
         return b"".join(pieces)
 
 
-def written(own: Element, stacks: Iterator[HistogramStack], form: Format) -> Iterator[bytes]:
-    """Bytes of the parts of a stack, in order."""
+def written(
+    own: Element,
+    stacks: Iterator[HistogramStack],
+    form: Format,
+    compression: Compression = "zstd",
+) -> Iterator[bytes]:
+    """Bytes of the parts of a stack, in order; its columns are compressed, or not."""
     columns, sink = schema(own), _Sink()
     target = pa.PythonFile(sink, mode="w")
     if form == "arrow":
-        options = pa.ipc.IpcWriteOptions(compression="lz4")
+        options = pa.ipc.IpcWriteOptions(compression=None if compression == "none" else compression)
         writer = pa.ipc.new_stream(target, columns, options=options)
     else:
-        writer = pq.ParquetWriter(target, columns, compression="zstd")
+        writer = pq.ParquetWriter(target, columns, compression=compression)
     for stack in stacks:
         writer.write_batch(_batch(stack, columns))
         yield sink.taken()
