@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
 import uuid
 from urllib.parse import urlsplit
@@ -15,6 +16,7 @@ import scored_samples as samples
 import sqlalchemy as sa
 
 import ml4ad
+from ml4ad import verdict
 from ml4ad.detect import registry
 from ml4ad.detect.score import score
 from ml4ad.detect.train import train
@@ -81,9 +83,14 @@ def archive(admin, server_url, template, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def address(archive, tmp_path_factory):
+def home(tmp_path_factory):
+    """The server's home folder, with its log."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def address(archive, home):
     """Where `ml4ad dashboards` serves, behind a prefix as of a hub; without the token."""
-    home = tmp_path_factory.mktemp("home")
     command = [sys.executable, "-m", "ml4ad", "dashboards", "--port", "0", "--no-browser"]
     command += ["--base-url", "/user/me/", "--token", TOKEN]
     log = (home / "log").open("w")
@@ -242,9 +249,25 @@ def test_an_address_of_a_run_that_is_not_here_is_answered_in_a_sentence(visit):
     visitor.page.get_by_text("run 77 is not here").wait_for()
 
 
-def test_what_is_certified_is_shown(visit):
+def test_what_is_certified_is_shown(visit, archive):
     visitor = visit()
     visitor.open("voila/render/certify.ipynb?run=1")
-    visitor.page.get_by_role("heading", name="Lumisections").wait_for()
+    visitor.page.wait_for_function(
+        "document.querySelector('.ml4ad-table tbody td')?.innerText === '1'"
+    )
     row = visitor.page.locator(".ml4ad-table tbody tr").first.inner_text().split()
-    assert row == ["1", "40", "0", "0", "0"]
+    expected = verdict.certification(archive, samples.DATASET, 1).summary()
+    assert row == [str(number) for number in expected.iloc[0]]
+
+
+def test_the_kernel_of_a_page_that_is_closed_ends(visit, home):
+    visitor = visit()
+    visitor.open("voila/render/certify.ipynb")
+    visitor.page.wait_for_selector(".ml4ad-table tbody td")
+    with visitor.page.expect_request("**/voila/api/shutdown/**") as asked:
+        visitor.open("")
+    kernel = asked.value.url.rsplit("/", 1)[-1]
+    deadline = time.monotonic() + WAIT_MS / 1000
+    while f"Kernel shutdown: {kernel}" not in (home / "log").read_text():
+        assert time.monotonic() < deadline, (home / "log").read_text()[-2000:]
+        time.sleep(0.2)

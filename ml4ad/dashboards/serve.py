@@ -15,6 +15,7 @@ from tornado.ioloop import IOLoop
 from tornado.netutil import bind_sockets
 from traitlets.config import Config
 from voila.app import Voila
+from voila.shutdown_kernel_handler import VoilaShutdownKernelHandler
 
 from ml4ad.dashboards.browser import STATIC, plotly_source
 from ml4ad.dashboards.page import PAGES
@@ -62,6 +63,13 @@ class _File(web.RequestHandler):
         self.finish(self._path.read_bytes())
 
 
+class _End(VoilaShutdownKernelHandler):  # type: ignore[misc]  # Voila has no types
+    """Ends the kernel of a page that is closed, now rather than when it has idled long enough."""
+
+    def check_xsrf_cookie(self) -> None:
+        """Nothing: a closing page's beacon carries none. One must know the kernel's number."""
+
+
 class Server(Voila):  # type: ignore[misc]  # Voila has no types
     """Voila that serves our pages; configured by `server`, not by files of the user's.
 
@@ -103,11 +111,12 @@ class Server(Voila):  # type: ignore[misc]  # Voila has no types
     def init_handlers(self) -> list[Any]:
         """Voila's, after the start page and the files that pages need."""
         base = self.server_url
-        own = [
+        own: list[Any] = [
             (base, _Start),
             (url_path_join(base, r"/ml4ad/plotly\.min\.js"), _File, {"path": plotly_source()}),
             (url_path_join(base, r"/ml4ad/page\.css"), _File, {"path": STATIC / "page.css"}),
         ]
+        own.append((url_path_join(base, r"/voila/api/shutdown/(.*)"), _End))
         # Voila leaves these out of the prefix, and sends browsers there.
         login = [(url_path_join(base, path), *rest) for path, *rest in self._login_handlers()]
         return [*own, *login, *super().init_handlers()]
