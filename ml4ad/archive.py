@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import groupby
 from types import TracebackType
 from typing import Any
@@ -29,6 +30,38 @@ def connect(url: str | None = None) -> Archive:
     Raises what `ml4ad.store.engine` raises, saying what to do.
     """
     return Archive(store.engine(url))
+
+
+@dataclass(frozen=True)
+class DatasetSource:
+    """A dataset of an archive, answering like an open DQMIO file."""
+
+    archive: Archive
+    dataset: str
+
+    @property
+    def release(self) -> str:
+        """CMSSW release of the dataset's files; "" where there are several, or none is known."""
+        names = set(self.archive.files(self.dataset)["release"]) - {""}
+        return names.pop() if len(names) == 1 else ""
+
+    @property
+    def index(self) -> pd.DataFrame:
+        """A row per lumisection and per run (lumisection 0): run_number, ls_number, times."""
+        columns = ["run_number", "ls_number", "begin_time", "end_time"]
+        lumisections = self.archive.lumisections(self.dataset)[columns]
+        runs = self.archive.runs(self.dataset).assign(ls_number=0)[columns]
+        return pd.concat([runs, lumisections], ignore_index=True)
+
+    def stacks(
+        self, me: Pattern = "*", run_number: Any = None, ls_numbers: LsSelection | None = None
+    ) -> Iterator[HistogramStack]:
+        """Stacks of the elements, runs and lumisections asked for."""
+        yield from self.archive.stacks(me, run_number, self.dataset, ls_numbers)
+
+    def scalars(self, me: Pattern = "*") -> pd.DataFrame:
+        """Single values of all lumisections and runs."""
+        return self.archive.scalars(me, dataset=self.dataset).assign(flags=0)
 
 
 class Archive:
@@ -329,6 +362,15 @@ class Archive:
                     yield from _selected(blocks.unpack(list(of_run), known[number]), ls_numbers)
 
     # -- conditions ------------------------------------------------------------------------------
+
+    def source(self, dataset: str) -> DatasetSource:
+        """A dataset as `dqmio.skim` reads it, to be written into a file.
+
+        Raises KeyError if there is no such dataset.
+        """
+        with self._reading() as connection:
+            self._ids(connection, dataset)
+        return DatasetSource(self, dataset)
 
     def conditions(
         self, dataset: str | None = None, run_number: int | Iterable[int] | None = None

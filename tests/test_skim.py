@@ -87,6 +87,37 @@ def seen(path):
     return set(zip(frame["Run"].tolist(), frame["Lumi"].tolist(), strict=True))
 
 
+def test_a_dataset_of_the_archive_is_skimmed_into_a_file(database_url, tmp_path, small14):
+    import ml4ad
+    from ml4ad import ingest
+    from ml4ad.ingest import take
+
+    dataset = "/ZeroBias/Run2023C-PromptReco-v1/DQMIO"
+    with ml4ad.connect(database_url) as archive:
+        assert [r.state for r in ingest.ingest(archive, [small14], dataset=dataset)] == [
+            "PROCESSED"
+        ]
+        dqmio.skim([archive.source(dataset)], tmp_path / "all.root")
+        with pytest.raises(KeyError, match="no dataset"):
+            archive.source("/No/Such-v1/DQMIO")
+    take.close_engines()
+    with dqmio.open(small14) as plain, dqmio.open(tmp_path / "all.root") as copied:
+        assert len(copied.lumisections) == len(plain.lumisections)
+        assert copied.release == plain.release
+        written = {(s.me, s.run_number, s.ls_numbers[0]): s for s in copied.stacks()}
+        for stack in plain.stacks():
+            for ls_number in stack.ls_numbers:
+                same = [
+                    s
+                    for key, s in written.items()
+                    if key[:2] == (stack.me, stack.run_number) and ls_number in s.ls_numbers
+                ]
+                assert len(same) == 1
+                one, other = same[0].select([ls_number]), stack.select([ls_number])
+                assert np.array_equal(one.contents, other.contents, equal_nan=True)
+        assert len(copied.scalars()) == len(plain.scalars())
+
+
 def test_everything_of_two_files_is_joined(files, tmp_path):
     out = tmp_path / "out.root"
     written = dqmio.skim(files, out)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -18,6 +20,15 @@ def _ls_ranges(
             raise click.BadParameter(f"{text!r}, want A or A-B with A up to B", context, parameter)
         ranges.append([int(found[1]), int(found[2] or found[1])])
     return ranges or None
+
+
+def _source(text: str, opened: ExitStack) -> Any:
+    """The path, or the dataset of the archive where there is no such file."""
+    if not re.fullmatch(r"/[^/]+/[^/]+/[A-Z]+", text) or Path(text).exists():
+        return text
+    from ml4ad import connect
+
+    return opened.enter_context(connect()).source(text)
 
 
 @click.command()
@@ -55,20 +66,21 @@ def skim(
 ) -> None:
     """Write chosen elements and lumisections of DQMIO files IN... into the DQMIO file OUT.
 
-    Times, and lumisections that hold nothing, are kept. What several files hold of a whole run is
-    added up.
+    An IN may also be a dataset of the archive, /Primary/Processed/TIER. Times, and lumisections
+    that hold nothing, are kept. What several files hold of a whole run is added up.
 
     \b
     Example:
       ml4ad skim store_data_*.root pixel.root --me 'PixelPhase1/*' --run 367094 --ls 1-200
+      ml4ad skim /ZeroBias/Run2024F-PromptReco-v1/DQMIO ecal.root --me 'Ecal*'
     """
     from ml4ad import dqmio
     from ml4ad.cli.show import progress, table
 
-    with progress() as bars:
+    with progress() as bars, ExitStack() as opened:
         task = bars.add_task("lumisections", total=None)
         written = dqmio.skim(
-            sources,
+            [_source(text, opened) for text in sources],
             out,
             me=me or "*",
             run_number=runs or None,
