@@ -16,6 +16,8 @@ def test_local_workers_are_other_processes_and_stop_at_the_end():
         pids = set(client.run(os.getpid).values())
         assert len(pids) == 2
         assert os.getpid() not in pids
+        kept = client.run(os.environ.get, "MALLOC_MMAP_THRESHOLD_")
+        assert set(kept.values()) == {str(1 << 30)}
         address = client.scheduler.address
         with cluster.client(Settings(), scheduler=address) as second:
             assert second.submit(sum, [1, 2]).result(timeout=60) == 3
