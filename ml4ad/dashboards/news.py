@@ -13,13 +13,18 @@ if TYPE_CHECKING:
 
 
 class News:
-    """What was told since the last `take`; a connection that is lost is made anew."""
+    """What was told since the last `take`; a connection that is lost is made anew.
+
+    ``missed`` says that the last `take` had to begin listening: what was told before is not known.
+    """
 
     def __init__(self) -> None:
         self._connection: sa.Connection | None = None
+        self.missed = True
 
     def take(self, engine: sa.Engine) -> list[dict[str, Any]]:
         """News, oldest first; raises ConnectionError while the database does not answer."""
+        self.missed = self._connection is None
         if self._connection is None:
             made = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
             made.exec_driver_sql(f'LISTEN "{CHANNEL}"')

@@ -231,7 +231,7 @@ class Shift(page.Page):
         news = self._news.take(self.archive.engine)
         self._pulses += 1
         concerned = [one for one in news if one.get("run_number") == self.run.value]
-        if concerned:
+        if concerned or (self._news.missed and self._runs is not None and len(self._runs)):
             self._refresh()
         if self._pulses % _LOOK_EVERY == 0 or self._runs is None or not len(self._runs):
             runs = self.archive.runs()
