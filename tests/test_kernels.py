@@ -68,9 +68,10 @@ def test_what_cannot_work_is_refused():
 
 
 def test_the_kernel_starts_without_anything_heavy_and_in_its_environment(home):
-    kernels.install(kernels.environment(URL), user=True)
+    # A kernel that pip brought into this environment goes before a user's of the same name.
+    kernels.install(kernels.environment(URL), name="ml4ad-own", user=True)
     manager = KernelManager(
-        kernel_name="ml4ad", transport="ipc", connection_file=str(home / "k.json")
+        kernel_name="ml4ad-own", transport="ipc", connection_file=str(home / "k.json")
     )
     manager.start_kernel()
     client = manager.blocking_client()
@@ -83,9 +84,13 @@ def test_the_kernel_starts_without_anything_heavy_and_in_its_environment(home):
             "print(*{n.partition('.')[0] for n in sys.modules});"
             "import ml4ad; print('pandas' in sys.modules)"
         )
-        client.execute_interactive(
-            code, output_hook=lambda m: said.append(m["content"].get("text", "")), timeout=60
-        )
+        # What a kernel says before its listener is known to it is lost: ask until it is heard.
+        for _ in range(50):
+            client.execute_interactive(
+                code, output_hook=lambda m: said.append(m["content"].get("text", "")), timeout=60
+            )
+            if said:
+                break
     finally:
         client.stop_channels()
         manager.shutdown_kernel(now=True)
