@@ -239,6 +239,8 @@ def test_a_shifter_finds_the_fault_and_what_is_said_of_it_reaches_another(visit,
     finally:
         with admin.connect() as connection:
             connection.exec_driver_sql(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
+        # Its pooled connections were ended, too.
+        archive.engine.dispose()
     other.page.get_by_text("The database does not answer.").wait_for(state="detached")
     assert "Traceback" not in other.page.inner_text("body")
 
