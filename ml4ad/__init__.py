@@ -26,7 +26,21 @@ _HOMES = {
     "connect": "ml4ad.archive",
     "Archive": "ml4ad.archive",
 }
-_MODULES = ("dqmio", "settings", "simulate", "store", "ingest", "archive", "detect", "pictures")
+_MODULES = (
+    "dqmio",
+    "settings",
+    "simulate",
+    "store",
+    "workspaces",
+    "conditions",
+    "ingest",
+    "archive",
+    "trends",
+    "detect",
+    "verdict",
+    "pictures",
+    "pipelines",
+)
 
 __all__ = ["Archive", "Axis", "HistogramStack", "connect", *_MODULES]
 
