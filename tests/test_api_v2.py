@@ -1,18 +1,16 @@
 """What DIALS cannot do: whole stacks, exactly, and what was found in them."""
 
-import io
-import json
+import dataclasses
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import requests
 from scored_samples import DATASET, LINE, MAP, OTHER, histograms, judged, put
 from test_api import Service
 
 import ml4ad
-from ml4ad import api, ingest, workspaces
+from ml4ad import HistogramStack, api, ingest, workspaces
 from ml4ad.api import whole
 from ml4ad.workspaces import Workspace
 
@@ -31,15 +29,14 @@ def scored(database_url):
         yield running
 
 
-def arrays(table, stack):
-    cells = [axis.n_bins + 2 for axis in stack.axes]
-    for name in ("contents", "sumw2", "sum_of_weights", "sum_of_weights_squared"):
-        column = table[name].combine_chunks()
-        if column.null_count == len(column):
-            yield name, None
+def assert_same(one, other):
+    for field in dataclasses.fields(HistogramStack):
+        mine, theirs = getattr(one, field.name), getattr(other, field.name)
+        if isinstance(theirs, np.ndarray):
+            assert (mine.dtype, mine.shape) == (theirs.dtype, theirs.shape), field.name
+            assert np.array_equal(mine, theirs, equal_nan=theirs.dtype.kind == "f"), field.name
         else:
-            shaped = column.flatten().to_numpy().reshape(len(table), *cells[::-1])
-            yield name, shaped.transpose(0, *range(len(cells), 0, -1))
+            assert mine == theirs, field.name
 
 
 @pytest.mark.parametrize("form", ["arrow", "parquet"])
@@ -58,26 +55,20 @@ def test_every_kind_of_histogram_comes_back_exactly(archive, small14, form):
                 format=form,
             )
             assert answer.status_code == 200, answer.text
-            opened = io.BytesIO(answer.content)
-            table = (
-                pa.ipc.open_stream(opened).read_all() if form == "arrow" else pq.read_table(opened)
-            )
-            assert table["ls_number"].to_pylist() == stack.ls_numbers.tolist()
-            assert np.array_equal(table["entries"].to_numpy(), stack.entries)
-            for name, got in arrays(table, stack):
-                held = getattr(stack, name)
-                assert (got is None) == (held is None), name
-                if held is not None:
-                    assert got.dtype == held.dtype
-                    assert np.array_equal(got, held, equal_nan=True), name
-            told = json.loads(table.schema.metadata[b"ml4ad"])
-            assert told["kind"] == stack.kind
-            assert [axis["edges"] for axis in told["axes"]] == [
-                a.edges.tolist() for a in stack.axes
-            ]
-            assert [tuple(axis["labels"]) for axis in told["axes"]] == [
-                a.labels for a in stack.axes
-            ]
+            assert_same(api.read(answer.content), stack)
+        for stack in {stack.kind: stack for stack in stacks}.values():
+            asked = {"me": stack.me, "dataset": DATASET, "run_number": stack.run_number}
+            few = service.get("api/v2/stack", **asked, first_ls=10**6, format=form)
+            none = api.read(few.content)
+            assert len(none) == 0
+            assert (none.axes, none.kind) == (stack.axes, stack.kind)
+
+
+def test_what_is_no_stack_is_refused():
+    with pytest.raises(ValueError, match="want an Arrow stream or Parquet"):
+        api.read(b"no")
+    with pytest.raises(ValueError, match="want one of /api/v2/stack"):
+        api.read(pa.table({"x": [1]}))
 
 
 def test_a_long_run_is_sent_in_parts_and_may_be_cut(archive, tmp_path, monkeypatch):
@@ -169,3 +160,78 @@ def test_a_verdict_is_kept_and_audited(scored):
     assert list(zip(audit.who, audit.status, strict=True)) == [
         *(("shift", 400), ("reader", 403), ("shift", 201))
     ]
+
+
+# -- tables --------------------------------------------------------------------------------------
+
+
+def test_fields_order_limit_and_count(scored):
+    asked = {"dataset": DATASET, "run_number": 7}
+    answer = scored.get(
+        "api/v2/scores", **asked, fields="ls_number,me", order="-score,ls_number", limit=3, count=1
+    )
+    assert answer.headers["Total-Count"] == "10"
+    assert answer.json() == [
+        {"ls_number": 2, "me": OTHER},
+        {"ls_number": 3, "me": OTHER},
+        {"ls_number": 1, "me": LINE},
+    ]
+    arrow = scored.get("api/v2/states", **asked, fields="state", order="-ls_number", format="arrow")
+    table = pa.ipc.open_stream(arrow.content).read_all()
+    assert table.column_names == ["state"]
+    assert table["state"][0].as_py() == "not assessed"
+    for name in ("fields", "order"):
+        refused = scored.get("api/v2/scores", **asked, **{name: "nothing"})
+        assert (refused.status_code, refused.json()["code"]) == (400, "invalid")
+        assert "want one of model, dataset" in refused.json()["detail"]
+
+
+def through(service, address, **params):
+    """All rows of a list, page by page."""
+    answer = service.get(address, **params)
+    every = []
+    while True:
+        assert answer.status_code == 200, answer.text
+        every.append(answer.json())
+        following = answer.links.get("next")
+        if following is None:
+            return every
+        answer = service.get(following["url"].removeprefix(service.url))
+
+
+def test_lists_of_files_and_runs_in_pages(archive, tmp_path):
+    for number in (5, 3, 4):
+        put(archive, tmp_path, histograms(LINE, number, n_ls=3), name=f"of_{number}")
+    lost = tmp_path / "lost.root"
+    lost.write_bytes(b"nothing")
+    list(ingest.ingest(archive, [lost], dataset=DATASET))
+    with Service(archive) as service:
+        for order in ("file_id", "-size,path", "path", "-changed_at", "state,-path"):
+            every = through(service, "api/v2/files", limit=1, order=order)
+            assert [len(page) for page in every] == [1] * 4, order
+            whole = service.get("api/v2/files", order=order).json()
+            assert [page[0] for page in every] == whole
+        (bad,) = service.get("api/v2/files", state="BAD", fields="state,path,reason").json()
+        assert bad["path"] == str(lost)
+        assert bad["reason"]
+        counted = service.get("api/v2/files?path=*/of_*", count=1, limit=2, fields="file_id")
+        assert (counted.headers["Total-Count"], len(counted.json())) == ("3", 2)
+        every = through(
+            service, "api/v2/runs", limit=1, order="-run_number", fields="run_number,n_ls"
+        )
+        assert every == [[{"run_number": n, "n_ls": 3}] for n in (5, 4, 3)]
+        (run,) = service.get("api/v2/runs", run_number=4).json()
+        assert (run["n_files"], run["n_incidents"], run["scored_at"]) == (1, 0, None)
+        for token in ("x", "W10", "WyJhIl0", "WzFd"):
+            refused = service.get("api/v2/files", order="path", next_token=token)
+            assert refused.status_code == 400, token
+        assert service.get("api/v2/files", order="worker").status_code == 400
+
+
+def test_a_workspace_sees_its_own_runs_and_files(scored):
+    workspaces.put(scored.archive.engine, Workspace("other", ("/Nothing/*",), ("*",)))
+    key = api.create(scored.archive.engine, "narrow", workspace_names=["other"])
+    assert scored.get("api/v2/files").json()
+    assert scored.get("api/v2/runs").json()
+    for name in ("files", "runs"):
+        assert scored.get(f"api/v2/{name}", key).json() == []

@@ -3,5 +3,6 @@
 from ml4ad.api.access import Caller, audit, create, keys, revoke
 from ml4ad.api.app import application
 from ml4ad.api.serve import serve
+from ml4ad.api.whole import read
 
-__all__ = ["Caller", "application", "audit", "create", "keys", "revoke", "serve"]
+__all__ = ["Caller", "application", "audit", "create", "keys", "read", "revoke", "serve"]

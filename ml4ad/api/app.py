@@ -34,7 +34,7 @@ _PAGE = Path(__file__).with_name("page.html")
 
 def application(engine: sa.Engine) -> FastAPI:
     """The REST interface to the archive of this engine, as an ASGI application."""
-    from ml4ad.api import judged, listed, more, outside
+    from ml4ad.api import judged, listed, more, outside, standing
 
     app = FastAPI(
         title="ml4ad",
@@ -48,7 +48,7 @@ def application(engine: sa.Engine) -> FastAPI:
     app.state.engine = engine
     app.state.rate = Rate(settings.load().api_requests_per_s)
     app.state.metrics = Metrics()
-    for module in (listed, judged, outside, more):
+    for module in (listed, judged, outside, more, standing):
         app.include_router(module.router)
     app.add_api_route("/health", _health, include_in_schema=False)
     app.add_api_route("/metrics", _metrics, include_in_schema=False)

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import io
-import math
 from typing import Annotated, Any
 
-import numpy as np
 import pandas as pd
-import pyarrow as pa
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from ml4ad import conditions, detect, verdict, workspaces
-from ml4ad.api import access, pages, whole
+from ml4ad.api import access, pages, rows, tables, whole
 from ml4ad.api.app import Seen
+from ml4ad.api.tables import AskedTable
 from ml4ad.api.view import RefusedError, View
 from ml4ad.archive import Archive
 
-router = APIRouter(prefix="/api/v2", tags=["v2"])
+router = APIRouter(prefix="/api/v2", tags=["v2"], responses=rows.PROBLEMS)
 
 _LARGEST = 2**63 - 1
 Name = Annotated[str, Query(min_length=1, max_length=1000)]
@@ -26,7 +23,6 @@ Run = Annotated[int, Query(ge=0, le=_LARGEST)]
 Ls = Annotated[int, Query(ge=0, le=_LARGEST)]
 Glob = Annotated[str | None, Query(max_length=1000, description="* and ? as in a shell")]
 Form = Annotated[whole.Format, Query(alias="format")]
-TableForm = Annotated[str, Query(alias="format", pattern="^(json|arrow)$")]
 
 
 class Said(BaseModel):
@@ -54,7 +50,11 @@ class Kept(BaseModel):
 # -- stacks --------------------------------------------------------------------------------------
 
 
-@router.get("/stack", responses={200: {"content": {kind: {} for kind in whole.MEDIA.values()}}})
+@router.get(
+    "/stack",
+    response_class=Response,
+    responses={200: {"content": dict.fromkeys(whole.MEDIA.values(), tables.BINARY)}},
+)
 def stack(
     request: Request,
     seen: Seen,
@@ -77,7 +77,7 @@ def stack(
     return pages.sent(found, whole.MEDIA[form])
 
 
-@router.get("/axes")
+@router.get("/axes", response_model=rows.Element)
 def axes(request: Request, seen: Seen, me: Name, dataset: Name, run_number: Run) -> Response:
     """Kind, title and axes of an element in a run: exact edges, labels."""
     return pages.json(request, whole.element(seen, me, dataset, run_number).described())
@@ -96,52 +96,54 @@ def _known(seen: View, dataset: str) -> tuple[Archive, tuple[str, ...]]:
     return Archive(seen.engine), patterns
 
 
-@router.get("/scores")
+@router.get("/scores", response_model=list[rows.Score], responses=tables.ARROW)
 def scores(
     request: Request,
     seen: Seen,
     dataset: Name,
     run_number: Run,
+    wanted: AskedTable,
     me: Glob = None,
     model: Glob = None,
-    form: TableForm = "json",
 ) -> Response:
     """Every lumisection of a run with its score, or the reason why there is none."""
     archive, patterns = _known(seen, dataset)
     found = detect.scores(archive, run_number, me=me, dataset=dataset, model=model)
-    return _table(request, found[_fits(found, patterns)], form)
+    return tables.of_frame(request, found[_fits(found, patterns)], wanted)
 
 
-@router.get("/incidents")
+@router.get("/incidents", response_model=list[rows.Incident], responses=tables.ARROW)
 def incidents(
-    request: Request, seen: Seen, dataset: Name, run_number: Run, form: TableForm = "json"
+    request: Request, seen: Seen, dataset: Name, run_number: Run, wanted: AskedTable
 ) -> Response:
     """What the models found in a run: where, since when, in words."""
     archive, patterns = _known(seen, dataset)
     found = detect.incidents(archive, run_number, dataset=dataset)
     found = found[_fits(found, patterns)]
     shown = [[me for me in mes if workspaces.fits(patterns, me)] for mes in found["mes"]]
-    return _table(request, found.assign(mes=shown), form)
+    return tables.of_frame(request, found.assign(mes=shown), wanted)
 
 
-@router.get("/states")
+@router.get("/states", response_model=list[rows.LumisectionState], responses=tables.ARROW)
 def states(
-    request: Request, seen: Seen, dataset: Name, run_number: Run, form: TableForm = "json"
+    request: Request, seen: Seen, dataset: Name, run_number: Run, wanted: AskedTable
 ) -> Response:
     """Each lumisection of a run: good, bad or not assessed, and why."""
     archive, _ = _known(seen, dataset)
     workspace = seen.workspace.name if seen.workspace else None
-    return _table(request, verdict.states(archive, dataset, run_number, workspace=workspace), form)
+    return tables.of_frame(
+        request, verdict.states(archive, dataset, run_number, workspace=workspace), wanted
+    )
 
 
-@router.get("/conditions")
+@router.get("/conditions", response_model=list[rows.LumisectionConditions], responses=tables.ARROW)
 def conditions_(
-    request: Request, seen: Seen, dataset: Name, run_number: Run, form: TableForm = "json"
+    request: Request, seen: Seen, dataset: Name, run_number: Run, wanted: AskedTable
 ) -> Response:
     """Conditions of each lumisection of a run; luminosity is in 1/ub."""
     archive, _ = _known(seen, dataset)
     found = conditions.lumisections(archive.engine, dataset, run_number)
-    return _table(request, found.reset_index(), form)
+    return tables.of_frame(request, found.reset_index(), wanted)
 
 
 def _fits(found: pd.DataFrame, patterns: tuple[str, ...]) -> Any:
@@ -152,15 +154,15 @@ def _fits(found: pd.DataFrame, patterns: tuple[str, ...]) -> Any:
 # -- verdicts ------------------------------------------------------------------------------------
 
 
-@router.get("/verdicts")
+@router.get("/verdicts", response_model=list[rows.Verdict], responses=tables.ARROW)
 def verdicts(
-    request: Request, seen: Seen, dataset: Name, run_number: Run, form: TableForm = "json"
+    request: Request, seen: Seen, dataset: Name, run_number: Run, wanted: AskedTable
 ) -> Response:
     """What people said of a run, in the order in which they said it."""
     archive, patterns = _known(seen, dataset)
     workspace = seen.workspace.name if seen.workspace else None
     found = verdict.list_(archive, run_number, workspace=workspace, dataset=dataset)
-    return _table(request, found[(found["me"] == "") | _fits(found, patterns)], form)
+    return tables.of_frame(request, found[(found["me"] == "") | _fits(found, patterns)], wanted)
 
 
 @router.post("/verdicts", response_model=Kept, status_code=201)
@@ -192,43 +194,3 @@ def say(request: Request, seen: Seen, said: Said) -> Response:
     finally:
         access.note(seen.engine, caller.name, "verdict", details, status)
     return pages.json(request, {"verdict_ids": numbers}, 201)
-
-
-# -- tables --------------------------------------------------------------------------------------
-
-
-def _table(request: Request, found: pd.DataFrame, form: str) -> Response:
-    """Rows as JSON objects, or all as Arrow; what is not known is null."""
-    if form == "arrow":
-        table = pa.Table.from_pandas(_flat(found), preserve_index=False)
-        sink = io.BytesIO()
-        with pa.ipc.new_stream(sink, table.schema) as writer:
-            writer.write_table(table)
-        return Response(sink.getvalue(), media_type=whole.MEDIA["arrow"])
-    records = found.astype(object).to_dict(orient="records")
-    return pages.json(request, [{str(k): _json(v) for k, v in row.items()} for row in records])
-
-
-def _flat(found: pd.DataFrame) -> pd.DataFrame:
-    """Columns of objects that Arrow has no type for as JSON text."""
-    plain = found.copy()
-    for name in plain.columns:
-        if not isinstance(plain[name].dtype, np.dtype) or plain[name].dtype.kind != "O":
-            continue
-        if plain[name].map(lambda value: isinstance(value, dict | list | tuple)).any():
-            plain[name] = [pages.dumps(_json(value)).decode() for value in plain[name]]
-    return plain
-
-
-def _json(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _json(own) for key, own in value.items()}
-    if isinstance(value, list | tuple):
-        return [_json(own) for own in value]
-    if hasattr(value, "item"):
-        value = value.item()
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if pd.api.types.is_scalar(value) and pd.isna(value):
-        return None
-    return value.isoformat() if isinstance(value, pd.Timestamp) else value

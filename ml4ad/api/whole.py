@@ -2,7 +2,7 @@
 
 A row is a lumisection. Bins stand in ROOT's order, x fastest, underflow first and overflow last on
 each axis. What a kind of histogram does not have is null. The schema's metadata hold a JSON text
-``ml4ad`` with the element, the run, the kind and the axes.
+``ml4ad`` with the element, the run, the kind and the axes. `read` makes a stack of it again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import sqlalchemy as sa
 
 from ml4ad.api.view import View
 from ml4ad.archive import Archive
-from ml4ad.stack import KINDS, HistogramStack, statistics_names
+from ml4ad.stack import KINDS, Axis, HistogramStack, is_profile, statistics_names
 from ml4ad.store import binning
 from ml4ad.store.schema import binning as binning_table
 from ml4ad.store.schema import block, lumisection, me
@@ -57,6 +57,7 @@ class Element:
                 "title": axis.title,
                 "edges": axis.edges.tolist(),
                 "labels": list(axis.labels),
+                "variable": axis.variable,
             }
             for axis in self.shared["axes"]
         ]
@@ -66,7 +67,9 @@ class Element:
             "run_number": self.run_number,
             "kind": self.kind,
             "title": self.shared["title"],
+            "flags": self.shared["flags"],
             "error_mode": self.shared["error_mode"],
+            "value_range": list(self.shared["value_range"]),
             "axes": axes,
             "statistics": list(statistics_names(self.kind)),
         }
@@ -129,7 +132,8 @@ def schema(own: Element) -> pa.Schema:
         *(pa.field(name, pa.list_(pa.float64())) for name in _ERRORS),
         pa.field("statistics", pa.list_(pa.float64(), len(statistics_names(own.kind)))),
     ]
-    return pa.schema(fields, metadata={"ml4ad": json.dumps(own.described())})
+    described = own.described() | {"run_ls_numbers": own.ls_numbers}
+    return pa.schema(fields, metadata={"ml4ad": json.dumps(described)})
 
 
 def _batch(stack: HistogramStack, columns: pa.Schema) -> pa.RecordBatch:
@@ -149,6 +153,79 @@ def _batch(stack: HistogramStack, columns: pa.Schema) -> pa.RecordBatch:
             offsets = np.arange(len(stack) + 1, dtype=np.int32) * (flat.size // max(len(stack), 1))
             arrays.append(pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat), type=kind))
     return pa.RecordBatch.from_arrays(arrays, schema=columns)
+
+
+def read(answer: bytes | pa.Table) -> HistogramStack:
+    """The stack that an answer of ``/api/v2/stack`` holds, Arrow or Parquet, as the archive has it.
+
+    Its arrays are views of the answer, which are not to be written to. Raises ValueError for
+    anything else.
+    """
+    table = answer if isinstance(answer, pa.Table) else _table(answer)
+    text = (table.schema.metadata or {}).get(b"ml4ad")
+    if text is None:
+        raise ValueError(f"a table of {', '.join(table.column_names)}, want one of /api/v2/stack")
+    told = json.loads(text)
+    axes = tuple(
+        Axis(
+            np.array(axis["edges"]),
+            title=axis["title"],
+            name=axis["name"],
+            labels=tuple(axis["labels"]),
+            variable=axis["variable"],
+        )
+        for axis in told["axes"]
+    )
+    shape = (len(table), *(axis.n_bins + 2 for axis in reversed(axes)))
+    order = (0, *range(len(axes), 0, -1))
+
+    def cells(name: str) -> Any:
+        flat = _flat(table[name])
+        return None if flat is None else flat.reshape(shape).transpose(order)
+
+    if not len(table) and is_profile(told["kind"]):
+        empty = np.empty(shape).transpose(order)
+        errors = dict.fromkeys(("sumw2", "sum_of_weights"), empty)
+    else:
+        errors = {name: cells(name) for name in _ERRORS}
+    statistics = _flat(table["statistics"])
+    return HistogramStack(
+        me=told["me"],
+        kind=told["kind"],
+        run_number=told["run_number"],
+        ls_numbers=table["ls_number"].to_numpy(),
+        axes=axes,
+        contents=np.empty(shape, KINDS[told["kind"]][1]).transpose(order)
+        if not len(table)
+        else cells("contents"),
+        entries=table["entries"].to_numpy(),
+        statistics=np.empty((0, 0)) if statistics is None else statistics.reshape(len(table), -1),
+        dataset=told["dataset"],
+        title=told["title"],
+        flags=told["flags"],
+        error_mode=told["error_mode"],
+        value_range=tuple(told["value_range"]),
+        run_ls_numbers=np.array(told["run_ls_numbers"], dtype=np.int64),
+        **errors,
+    )
+
+
+def _table(answer: bytes) -> pa.Table:
+    opened = pa.BufferReader(answer)
+    if answer[:4] == b"PAR1":
+        return pq.read_table(opened)
+    try:
+        return pa.ipc.open_stream(opened).read_all()
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{answer[:80]!r}, want an Arrow stream or Parquet") from error
+
+
+def _flat(column: pa.ChunkedArray) -> Any:
+    """Numbers of all rows, one after the other; None where there are none."""
+    if column.null_count == len(column):
+        return None
+    parts = [part.flatten().to_numpy() for part in column.chunks]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 class _Sink(io.RawIOBase):
