@@ -104,6 +104,10 @@ class Settings(BaseSettings):
         100, description="requests to the REST interface of one key, in the long run, per second"
     )
 
+    trusted_modules: list[str] = Field(
+        default_factory=list, description="modules of your own that a saved detector may name"
+    )
+
     cluster: str | None = Field(
         None, description="named cluster to work on; without it workers on this host"
     )

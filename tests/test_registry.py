@@ -142,7 +142,7 @@ def newer(artefact):
     with np.load(io.BytesIO(artefact)) as file:
         arrays = {name: file[name] for name in file.files}
     header = json.loads(bytes(arrays["header"]))
-    header["version"] += 1
+    header["version"] = 9
     arrays["header"] = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
     out = io.BytesIO()
     np.savez(out, **arrays)
@@ -150,7 +150,7 @@ def newer(artefact):
 
 
 def test_a_model_of_a_newer_format_is_refused(fitted):
-    with pytest.raises(ValueError, match="format version 2, this program reads 1"):
+    with pytest.raises(ValueError, match="format version 9, this program reads up to 2"):
         registry.from_bytes(newer(registry.to_bytes(fitted.detector)))
 
 

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 from ml4ad.detect.alarms import incidents
-from ml4ad.detect.base import Detector, Explanation, Place, Reference, load
+from ml4ad.detect.base import Detector, Explanation, Place, Reference
 from ml4ad.detect.combine import Combined, default
 from ml4ad.detect.compare import compare
 from ml4ad.detect.evaluate import Evaluation, Trial, evaluate, references, trials
+from ml4ad.detect.foreign import Autoencoder, MomentsForest, ONNXModel, OutlierDetector
 from ml4ad.detect.incidents import Incident, merged, of_element
 from ml4ad.detect.nearest import NearestReference
 from ml4ad.detect.profiles import Profiles
-from ml4ad.detect.reference import (
-    NMF,
-    PCA,
-    Autoencoder,
-    BetaBinomial,
-    LossProduct,
-    MomentsForest,
-    ONNXModel,
-    OutlierDetector,
-)
+from ml4ad.detect.reference import NMF, PCA, BetaBinomial, LossProduct
 from ml4ad.detect.registry import Fitted, Model, activate, models, register, retire
+from ml4ad.detect.saved import load
 from ml4ad.detect.scan import Scan
 from ml4ad.detect.score import score
 from ml4ad.detect.scored import ScoreMap, score_map, scores

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import zipfile
-import zlib
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,14 +12,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
+from sklearn.exceptions import NotFittedError
 
 from ml4ad.detect.calibrate import Tail
 from ml4ad.stack import Axis, Floats, HistogramStack, Ints
 
 Stacks: TypeAlias = "HistogramStack | Sequence[HistogramStack]"
 
-FORMAT = "ml4ad detector"
-FORMAT_VERSION = 1
 MIN_TRAINING = 20
 
 
@@ -228,9 +224,10 @@ class Detector(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
 
     A subclass has ``_fit(training, conditions)`` and ``_score(stack, rows, conditions)`` and keeps
     what it learned in attributes that end in an underscore: arrays, numbers, texts, lists of
-    those, or other detectors. ``counts_only`` says that profiles are refused. ``score_kind`` is "p"
-    where the score is -log10 of a p-value already, else "plain". ``lookback`` 0 says that a score
-    depends on its lumisection alone; None, that it may depend on all before it in the run.
+    those, other detectors, scikit-learn estimators. ``counts_only`` says that profiles are refused.
+    ``score_kind`` is "p" where the score is -log10 of a p-value already, else "plain". ``lookback``
+    0 says that a score depends on its lumisection alone; None, that it may depend on all before it
+    in the run.
     """
 
     counts_only: ClassVar[bool] = True
@@ -290,8 +287,8 @@ class Detector(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
     ) -> Floats:
         """Strangeness of every lumisection, ``(n_ls,)``: high is strange, NaN is not assessed.
 
-        `reasons` tells why a lumisection was not assessed. Raises ValueError if this is not fitted
-        or the stack's binning is not the model's.
+        `reasons` tells why a lumisection was not assessed. Raises NotFittedError before `fit`, and
+        ValueError if the stack's binning or kind is not the model's.
         """
         self._check_fitted(stack)
         why = self._unusable(stack)
@@ -403,7 +400,7 @@ class Detector(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
 
     def _check_fitted(self, stack: HistogramStack) -> None:
         if not hasattr(self, "axes_"):
-            raise ValueError(f"{type(self).__name__} is not fitted: call fit first")
+            raise NotFittedError(f"{type(self).__name__} is not fitted: call fit first")
         check_axes(self._axes(), stack, f"the model of {self.me_}")
         if self.counts_only and stack.is_profile:
             raise ValueError(f"{stack.me} is a {stack.kind}: the model learned counts")
@@ -413,24 +410,45 @@ class Detector(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
 
     # -- disk ------------------------------------------------------------------------------------
 
-    def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-        """Parameters and everything learned: a part for JSON, and arrays by name."""
-        arrays: dict[str, NDArray[Any]] = {}
-        learned = {k: v for k, v in vars(self).items() if k.endswith("_") and k[0] != "_"}
-        document = {
-            "class": type(self).__name__,
-            "params": _packed(self.get_params(deep=False), "p", arrays),
-            "learned": _packed(learned, "l", arrays),
-        }
-        return document, arrays
-
     def save(self, path: str | Path) -> None:
-        """Write parameters and everything learned to one ``.npz`` file, without pickle."""
-        document, arrays = self.state()
-        header = {"format": FORMAT, "version": FORMAT_VERSION, **document}
-        text = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
-        with Path(path).open("wb") as file:
-            np.savez_compressed(file, header=text, **arrays)  # type: ignore[arg-type]
+        """Write parameters and everything learned to one ``.npz`` file, without pickle.
+
+        Raises ValueError, naming it, if something learned cannot be written so.
+        """
+        from ml4ad.detect import saved
+
+        saved.write(self, path)
+
+
+class Flat(Detector):
+    """Detector that sees each histogram as a row of bins, whatever came before it.
+
+    A subclass has ``_learn(counts, training)`` and ``_judge(counts)``; counts are ``(n, d)``.
+    """
+
+    lookback: ClassVar[int | None] = 0
+
+    @abstractmethod
+    def _learn(self, counts: Floats, training: Training) -> None:
+        """Learn from usable histograms."""
+
+    @abstractmethod
+    def _judge(self, counts: Floats) -> Floats:
+        """Scores of histograms, ``(n,)``."""
+
+    def _unscored_reason(self) -> str:
+        return "the detector gave no number"
+
+    def _fit(self, training: Training, conditions: pd.DataFrame | None) -> None:  # noqa: ARG002
+        self._learn(training.counts.reshape(len(training), -1), training)
+
+    def _score(
+        self,
+        stack: HistogramStack,
+        rows: NDArray[np.intp],
+        conditions: pd.DataFrame | None,  # noqa: ARG002
+    ) -> Floats:
+        return self._judge(stack.values()[rows].reshape(len(rows), -1).astype(np.float64))
 
 
 def selected(training: Training, mask: NDArray[np.bool_]) -> list[HistogramStack]:
@@ -462,81 +480,3 @@ def groups(run_numbers: Ints, at_most: int = 4) -> Ints:
         group_of[i] = np.argmin(filled)
         filled[group_of[i]] += sizes[i]
     return group_of[inverse]
-
-
-def _packed(value: Any, name: str, arrays: dict[str, NDArray[Any]]) -> Any:
-    if isinstance(value, Detector):
-        document, inner = value.state()
-        # Names of a nested detector's arrays are put under its own, so that none collide.
-        arrays.update({f"{name}/{key}": array for key, array in inner.items()})
-        return {"detector": document, "prefix": f"{name}/"}
-    if isinstance(value, np.ndarray):
-        if value.dtype == object:
-            raise ValueError(f"{name}: an array of objects cannot be saved")
-        arrays[name] = value
-        return {"array": name}
-    if isinstance(value, dict):
-        return {
-            "dict": [
-                [k, _packed(v, f"{name}.{i}", arrays)] for i, (k, v) in enumerate(value.items())
-            ]
-        }
-    if isinstance(value, list | tuple):
-        items = [_packed(v, f"{name}.{i}", arrays) for i, v in enumerate(value)]
-        return {"tuple" if isinstance(value, tuple) else "list": items}
-    if isinstance(value, np.generic):
-        return value.item()
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    raise ValueError(f"{name}: a {type(value).__name__} cannot be saved without pickle")
-
-
-def _unpacked(value: Any, arrays: dict[str, NDArray[Any]], prefix: str) -> Any:
-    if not isinstance(value, dict):
-        return value
-    if "array" in value:
-        return arrays[prefix + value["array"]]
-    if "detector" in value:
-        return _restored(value["detector"], arrays, prefix + value["prefix"])
-    if "dict" in value:
-        return {k: _unpacked(v, arrays, prefix) for k, v in value["dict"]}
-    kind = tuple if "tuple" in value else list
-    return kind(_unpacked(v, arrays, prefix) for v in value["tuple" if kind is tuple else "list"])
-
-
-def _restored(document: dict[str, Any], arrays: dict[str, NDArray[Any]], prefix: str) -> Detector:
-    import ml4ad.detect
-
-    name = document["class"]
-    found = getattr(ml4ad.detect, name, None) if name in ml4ad.detect.__all__ else None
-    if not (isinstance(found, type) and issubclass(found, Detector)):
-        raise ValueError(f"detector class {name!r} is not one of ml4ad.detect")
-    out = found(**_unpacked(document["params"], arrays, prefix))
-    for key, value in _unpacked(document["learned"], arrays, prefix).items():
-        setattr(out, key, value)
-    return out
-
-
-def load(path: str | Path) -> Detector:
-    """The detector that `Detector.save` wrote to ``path``.
-
-    Raises OSError if there is no such file, and ValueError if it is damaged, not a detector, or
-    written by a newer version of this format.
-    """
-    try:
-        # numpy leaves a file open that it cannot read.
-        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-        header = json.loads(bytes(arrays.pop("header")).decode())
-    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError, TypeError) as damage:
-        raise ValueError(f"{path}: damaged, or not a saved detector ({damage})") from damage
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise ValueError(f"{path}: not a saved detector")
-    if header.get("version") != FORMAT_VERSION:
-        raise ValueError(
-            f"{path}: format version {header.get('version')}, this program reads {FORMAT_VERSION}"
-        )
-    try:
-        return _restored(header, arrays, "")
-    except (KeyError, TypeError) as damage:
-        raise ValueError(f"{path}: damaged model, {damage} is missing or wrong") from damage

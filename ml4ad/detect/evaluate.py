@@ -264,7 +264,8 @@ def _contaminated(
 
 def references() -> dict[str, Detector]:
     """Detectors of others and ours by name, to be evaluated side by side on maps and 1D counts."""
-    from ml4ad.detect.reference import NMF, PCA, BetaBinomial, LossProduct, MomentsForest
+    from ml4ad.detect.foreign import MomentsForest
+    from ml4ad.detect.reference import NMF, PCA, BetaBinomial, LossProduct
 
     return {
         "default": Combined(),

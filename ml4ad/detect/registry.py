@@ -16,8 +16,9 @@ import pandas as pd
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB, insert
 
-from ml4ad.detect.base import Detector, load
+from ml4ad.detect.base import Detector
 from ml4ad.detect.calibrate import Tail, alpha
+from ml4ad.detect.saved import load
 from ml4ad.provenance import code_version, user
 from ml4ad.stack import Floats
 from ml4ad.store import schema, scoring
