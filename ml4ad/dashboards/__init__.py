@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ml4ad.dashboards.certify import Certify as Certify
     from ml4ad.dashboards.explore import Explore as Explore
+    from ml4ad.dashboards.models import Models as Models
+    from ml4ad.dashboards.operate import Operate as Operate
     from ml4ad.dashboards.shift import Shift as Shift
 
-_HOMES = {"Certify": "certify", "Explore": "explore", "Shift": "shift"}
+_HOMES = {name: name.lower() for name in ("Certify", "Explore", "Models", "Operate", "Shift")}
 
-__all__ = ["Certify", "Explore", "Shift"]
+__all__ = ["Certify", "Explore", "Models", "Operate", "Shift"]
 
 
 def __getattr__(name: str) -> Any:

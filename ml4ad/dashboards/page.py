@@ -29,6 +29,8 @@ PAGES = (
     ("shift", "Shift", "Which run, is it all right, where not, since when; say what you know."),
     ("explore", "Explore", "Any element, run and lumisection: overlay, compare, download."),
     ("certify", "Certify", "Good, bad and not assessed lumisections, with reasons, as JSON."),
+    ("models", "Models", "What was learned from what, how well it finds faults; put to work."),
+    ("operate", "Operate", "Files and their errors, runs of notebooks, workers, the schedule."),
 )
 
 
@@ -206,6 +208,22 @@ def number(value: Any, digits: int = 4) -> str:
     if isinstance(value, int) or float(value).is_integer():
         return f"{int(value):,}".replace(",", "\u202f")
     return f"{value:,.{digits}g}"
+
+
+def ago(seconds: float) -> str:
+    """A length of time as people read it."""
+    for length, name in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {name}"
+    return f"{seconds:.0f} s"
+
+
+def size(nbytes: float) -> str:
+    """Bytes as people read them."""
+    for scale, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")):
+        if nbytes >= scale:
+            return f"{nbytes / scale:.3g} {unit}"
+    return f"{nbytes / 1e3:.3g} kB"
 
 
 def table(frame: pd.DataFrame, links: Iterable[str] = ()) -> str:

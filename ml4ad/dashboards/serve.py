@@ -17,6 +17,7 @@ from traitlets.config import Config
 from voila.app import Voila
 from voila.shutdown_kernel_handler import VoilaShutdownKernelHandler
 
+from ml4ad.dashboards import glance
 from ml4ad.dashboards.browser import STATIC, plotly_source
 from ml4ad.dashboards.page import PAGES
 
@@ -39,13 +40,59 @@ def notebooks() -> Path:
 
 
 class _Start(JupyterHandler):
+    def initialize(self, look: glance.Look) -> None:
+        """Who knows the state of the archive."""
+        self._look = look
+
     @web.authenticated
-    def get(self) -> None:
-        """The start page."""
+    async def get(self) -> None:
+        """The start page, with the state of the archive."""
         source = (_HERE / "voila" / "templates" / "ml4ad" / "start.html").read_text("utf-8")
-        pages = [{"name": name, "title": title, "says": says} for name, title, says in PAGES]
+        found = await IOLoop.current().run_in_executor(None, self._look)
+        pages = [
+            {"name": name, "title": title, "says": says, "facts": found.facts.get(name, ())}
+            for name, title, says in PAGES
+        ]
         template = jinja2.Environment(autoescape=True).from_string(source)
-        self.finish(template.render(base_url=self.base_url, pages=pages))
+        self.set_header("Cache-Control", "no-store")
+        self.finish(template.render(base_url=self.base_url, pages=pages, found=found))
+
+
+class _Executed(JupyterHandler):
+    """An executed notebook: as a page to read, or as the notebook itself."""
+
+    def initialize(self, look: glance.Look) -> None:
+        """Who knows where runs are kept."""
+        self._look = look
+
+    @web.authenticated
+    async def get(self, run_id: str, ending: str) -> None:
+        """The page or the notebook of one run; 404 with the reason where it is not here."""
+        loop = IOLoop.current()
+        kind = "ipynb" if ending else "html"
+        try:
+            path = await loop.run_in_executor(None, self._look.executed, int(run_id), kind)
+        except (LookupError, OSError) as error:
+            said = str(error.args[0] if error.args else error)
+            self.set_status(404)
+            self.finish(_sentence(self.base_url, "This run cannot be shown", said))
+            return
+        content = await loop.run_in_executor(None, path.read_bytes)
+        # Its outputs are whatever a notebook made: they must not act in the name of who reads them.
+        self.set_header("Content-Security-Policy", "sandbox allow-scripts allow-popups")
+        self.set_header("X-Content-Type-Options", "nosniff")
+        if kind == "ipynb":
+            self.set_header("Content-Type", "application/x-ipynb+json")
+            self.set_header("Content-Disposition", f'attachment; filename="{path.name}"')
+        else:
+            self.set_header("Content-Type", "text/html; charset=utf-8")
+        self.finish(content)
+
+
+def _sentence(base_url: str, head: str, text: str) -> str:
+    source = (_HERE / "voila" / "templates" / "ml4ad" / "said.html").read_text("utf-8")
+    template = jinja2.Environment(autoescape=True).from_string(source)
+    return template.render(base_url=base_url, head=head, text=text)
 
 
 class _File(web.RequestHandler):
@@ -111,8 +158,10 @@ class Server(Voila):  # type: ignore[misc]  # Voila has no types
     def init_handlers(self) -> list[Any]:
         """Voila's, after the start page and the files that pages need."""
         base = self.server_url
+        look = {"look": glance.Look()}
         own: list[Any] = [
-            (base, _Start),
+            (base, _Start, look),
+            (url_path_join(base, r"/ml4ad/runs/(\d+)(\.ipynb)?"), _Executed, look),
             (url_path_join(base, r"/ml4ad/plotly\.min\.js"), _File, {"path": plotly_source()}),
             (url_path_join(base, r"/ml4ad/page\.css"), _File, {"path": STATIC / "page.css"}),
         ]

@@ -320,7 +320,7 @@ class Shift(page.Page):
             here = f"{page.number(int(own['n_ls'].iloc[0]))} LS"
             facts["Complete"] = here + (f", {lacking} missing" if lacking else ", none missing")
         since = self._since_last()
-        facts["Last data"] = f"{_ago(since)} ago" if since is not None else page.NONE
+        facts["Last data"] = f"{page.ago(since)} ago" if since is not None else page.NONE
         for name, value in facts.items():
             late = name == "Last data" and since is not None and since > SILENCE_S
             style = ' class="warn"' if late else ""
@@ -559,10 +559,3 @@ def _compared_with(why: Explanation) -> str:
         for run, numbers in list(runs.items())[:3]
     ]
     return f"Compared with known-good {'; '.join(parts)}."
-
-
-def _ago(seconds: float) -> str:
-    for size, name in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {name}"
-    return f"{seconds:.0f} s"

@@ -36,17 +36,31 @@ def take(
     Of those of ``found`` also what failed before is tried again. Without ``client`` this process
     does the work, once. See `ml4ad.ingest.ingest_parallel`.
     """
-    import pandas as pd
-
     given = [int(number) for number in found["file_id"].dropna()]
     waiting = {*ingest.enqueue(archive, given, replace=replace), *ingest.enqueue(archive)}
+    return _table(_taken(archive, sorted(waiting), client, attempts, replace))
+
+
+def again(
+    archive: Archive, numbers: list[int], client: Client | None = None, *, attempts: int = 3
+) -> pd.DataFrame:
+    """A row per file of those that `ml4ad.ingest.retry` has waiting again, taken in as `take`."""
+    return _table(_taken(archive, numbers, client, attempts))
+
+
+def _table(done: Iterable[ingest.Ingested]) -> pd.DataFrame:
+    import pandas as pd
+
     columns = [field.name for field in fields(ingest.Ingested)]
-    done = _taken(archive, sorted(waiting), client, attempts, replace)
     return pd.DataFrame(list(done), columns=columns)
 
 
 def _taken(
-    archive: Archive, numbers: list[int], client: Client | None, attempts: int, replace: bool
+    archive: Archive,
+    numbers: list[int],
+    client: Client | None,
+    attempts: int,
+    replace: bool = False,
 ) -> Iterator[ingest.Ingested]:
     if not numbers:
         return

@@ -277,7 +277,7 @@ def locked(engine: sa.Engine, name: str, holder: str) -> Iterator[sa.Connection 
     It is the database's, so that it counts on all machines, and falls when its holder ends.
     ``holder`` is what others are told, at most 63 characters.
     """
-    key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], signed=True)
+    key = _key(name)
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(sa.select(sa.func.set_config("application_name", holder[:63], False)))
         taken = connection.scalar(sa.select(sa.func.pg_try_advisory_lock(_LOCKS, key)))
@@ -293,16 +293,33 @@ def assert_held(lock: sa.Connection) -> None:
     lock.execute(sa.select(1))
 
 
+def holder(engine: sa.Engine, name: str) -> str:
+    """Who holds the lock ``name``, "" if nobody does."""
+    with engine.connect() as connection:
+        return _found_holder(connection, _key(name)) or ""
+
+
+def _key(name: str) -> int:
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], signed=True)
+
+
 def _holder(connection: sa.Connection, key: int) -> str:
+    return _found_holder(connection, key) or "by somebody who has just ended"
+
+
+def _found_holder(connection: sa.Connection, key: int) -> str | None:
     locks = sa.table("pg_locks", sa.column("pid"), sa.column("classid"), sa.column("objid"))
-    activity = sa.table("pg_stat_activity", sa.column("pid"), sa.column("application_name"))
-    found = connection.scalar(
+    columns: list[sa.ColumnClause[Any]] = [
+        sa.column(name) for name in ("pid", "datname", "application_name")
+    ]
+    activity = sa.table("pg_stat_activity", *columns)
+    return connection.scalar(
         sa.select(activity.c.application_name)
         .join(locks, locks.c.pid == activity.c.pid)
+        .where(activity.c.datname == sa.func.current_database())
         .where(locks.c.classid == sa.cast(_LOCKS, sa.BigInteger))
         .where(locks.c.objid == sa.cast(key % 2**32, sa.BigInteger))
     )
-    return found or "by somebody who has just ended"
 
 
 # -- rows ----------------------------------------------------------------------------------------
