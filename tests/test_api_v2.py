@@ -1,8 +1,12 @@
 """What DIALS cannot do: whole stacks, exactly, and what was found in them."""
 
 import dataclasses
+import socket
+import time
+from contextlib import contextmanager
 
 import numpy as np
+import psycopg
 import pyarrow as pa
 import pytest
 import requests
@@ -11,7 +15,8 @@ from test_api import Service
 
 import ml4ad
 from ml4ad import HistogramStack, api, ingest, workspaces
-from ml4ad.api import whole
+from ml4ad.api import watch, whole
+from ml4ad.api.watch import Gate
 from ml4ad.workspaces import Workspace
 
 
@@ -235,3 +240,69 @@ def test_a_workspace_sees_its_own_runs_and_files(scored):
     assert scored.get("api/v2/runs").json()
     for name in ("files", "runs"):
         assert scored.get(f"api/v2/{name}", key).json() == []
+
+
+# -- many, and slow ------------------------------------------------------------------------------
+
+
+def connections(archive):
+    """Connections to the database of this archive besides the one that asks."""
+    with psycopg.connect(archive.url.replace("+psycopg", "")) as connection:
+        query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+        return connection.execute(f"{query} AND state <> 'idle'").fetchone()[0] - 1
+
+
+@contextmanager
+def slow_reader(service, **params):
+    """A client that asks for a stack, reads its head, and no more."""
+    query = requests.compat.urlencode({"dataset": DATASET, "compression": "none", **params})
+    host, port = service.url.split("/")[2].split(":")
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect((host, int(port)))
+        asked = f"GET /api/v2/stack?{query} HTTP/1.1\r\nHost: x\r\nX-CLIENT-SECRET: {service.key}"
+        client.sendall(f"{asked}\r\n\r\n".encode())
+        assert client.recv(12) == b"HTTP/1.1 200"
+        yield client
+
+
+def inside(service):
+    """Requests that are let in and not answered."""
+    layer = service.server.config.app.middleware_stack
+    while not isinstance(layer, Gate):
+        layer = layer.app
+    return layer.inside
+
+
+def until(true, seconds=20):
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_a_slow_client_holds_no_connection_and_is_let_go(archive, tmp_path, monkeypatch):
+    monkeypatch.setattr(Gate.__init__, "__defaults__", (watch.MOST_REQUESTS, 1.0))
+    put(archive, tmp_path, histograms(MAP, 3, n_ls=400, n_bins=500))
+    with Service(archive) as service, slow_reader(service, me=MAP, run_number=3):
+        until(lambda: connections(archive) == 0)
+        assert inside(service) == 1
+        until(lambda: inside(service) == 0)
+        assert service.get("api/v2/runs").status_code == 200
+    assert archive.engine.pool.checkedout() == 0
+
+
+def test_more_requests_than_fit_are_told_to_come_again(archive, tmp_path, monkeypatch):
+    monkeypatch.setattr(Gate.__init__, "__defaults__", (2, 60.0))
+    put(archive, tmp_path, histograms(MAP, 3, n_ls=400, n_bins=500))
+    with Service(archive) as service:
+        with (
+            slow_reader(service, me=MAP, run_number=3),
+            slow_reader(service, me=MAP, run_number=3),
+        ):
+            refused = service.get("api/v2/runs")
+            assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
+            assert refused.json()["code"] == "unavailable"
+            assert service.get("health").status_code == 200
+        until(lambda: inside(service) == 0)
+        assert service.get("api/v2/runs").status_code == 200

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +14,7 @@ from urllib.parse import parse_qs
 
 import orjson
 import sqlalchemy as sa
+from anyio.to_thread import current_default_thread_limiter
 from fastapi import Depends, FastAPI, Header, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, RedirectResponse
@@ -22,7 +24,7 @@ import ml4ad
 from ml4ad import settings
 from ml4ad.api import access, pages
 from ml4ad.api.view import RefusedError, View, view
-from ml4ad.api.watch import Metrics, Rate
+from ml4ad.api.watch import WORKING, Gate, Metrics, Rate
 
 #: Bytes of a request's body that are taken at most.
 MOST_BODY = 1 << 20
@@ -44,6 +46,7 @@ def application(engine: sa.Engine) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         openapi_url="/api/openapi.json",
+        lifespan=_working,
     )
     app.state.engine = engine
     app.state.rate = Rate(settings.load().api_requests_per_s)
@@ -62,8 +65,16 @@ def application(engine: sa.Engine) -> FastAPI:
     )
     for kind, handler in _HANDLERS.items():
         app.add_exception_handler(kind, handler)
+    app.add_middleware(Gate)
     app.add_middleware(_Door)
     return app
+
+
+@asynccontextmanager
+async def _working(_app: FastAPI) -> AsyncIterator[None]:
+    """As many requests work at a time as there are connections, with some to spare."""
+    current_default_thread_limiter().total_tokens = WORKING
+    yield
 
 
 # -- who -----------------------------------------------------------------------------------------

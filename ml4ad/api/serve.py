@@ -9,8 +9,8 @@ import uvicorn
 
 from ml4ad.api.app import application
 
-#: Requests that are answered or wait at a time; more are told to come again.
-MOST_REQUESTS = 1000
+#: Connections at a time, at work or not: of requests fewer are let in, see `watch.Gate`.
+MOST_CONNECTIONS = 1000
 #: Seconds that answers under way get when the server is asked to stop.
 GRACE_S = 10
 
@@ -21,7 +21,7 @@ def server(engine: sa.Engine, host: str = "127.0.0.1", port: int = 8000) -> uvic
         application(engine),
         host=host,
         port=port,
-        limit_concurrency=MOST_REQUESTS,
+        limit_concurrency=MOST_CONNECTIONS,
         timeout_graceful_shutdown=GRACE_S,
         # One line per request is written by the application; these would hold keys of others.
         access_log=False,

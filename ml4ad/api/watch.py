@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections import OrderedDict
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+#: Requests that are answered or wait at a time; more are told to come again.
+MOST_REQUESTS = 400
+#: Requests that work at a time, each with one connection or none; an engine has 15.
+WORKING = 12
+#: Seconds in which a client that takes nothing of its answer is let go.
+STALL_S = 60.0
 
 # Callers that are remembered: who is forgotten starts with a full bucket again.
 _CALLERS = 10_000
@@ -68,3 +78,46 @@ class Metrics:
     def text(self) -> bytes:
         """All counts, as Prometheus reads them."""
         return generate_latest(self._registry)
+
+
+class Gate:
+    """Lets so many requests in at a time; more are told to come again, and who stalls is let go.
+
+    What is let in waits its turn for a thread, first come, first served: as many requests work at
+    a time as the database has connections for.
+    """
+
+    def __init__(self, app: ASGIApp, most: int = MOST_REQUESTS, stall_s: float = STALL_S) -> None:
+        self.app, self.most, self.stall_s = app, most, stall_s
+        self.inside = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or refuse it; see ASGI."""
+        if scope["type"] != "http" or scope["path"] == "/health":
+            await self.app(scope, receive, send)
+            return
+        if self.inside >= self.most:
+            told = {"detail": "Too many requests at a time; try again", "code": "unavailable"}
+            answer = JSONResponse(told, 503, headers={"Retry-After": "1"})
+            await answer(scope, receive, send)
+            return
+        stalled = False
+
+        async def patient(message: Message) -> None:
+            nonlocal stalled
+            try:
+                async with asyncio.timeout(self.stall_s):
+                    await send(message)
+            except TimeoutError:
+                stalled = True
+                raise
+
+        self.inside += 1
+        try:
+            await self.app(scope, receive, patient)
+        except Exception:
+            # Whatever became of it on the way here; the server closes what is not complete.
+            if not stalled:
+                raise
+        finally:
+            self.inside -= 1
