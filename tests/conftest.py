@@ -1,7 +1,9 @@
 """A real PostgreSQL for all tests: one server per session, a fresh database per test."""
 
 import os
+import shutil
 import uuid
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -13,6 +15,7 @@ from ml4ad import store
 from ml4ad.store import server
 
 TEMPLATE = "ml4ad_test_template"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
 def _administer(url, text, **names):
@@ -66,6 +69,74 @@ def database_url(server_url, template, monkeypatch):
     monkeypatch.setenv("ML4AD_DATABASE_URL", url)
     yield url
     _administer(server_url, "DROP DATABASE {name} WITH (FORCE)", name=name)
+
+
+@pytest.fixture(scope="session")
+def campaign_files(tmp_path_factory):
+    """Folder of the files of `campaign_samples`."""
+    import campaign_samples
+
+    folder = tmp_path_factory.mktemp("campaign")
+    campaign_samples.generate(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def _campaign(server_url, template, campaign_files):
+    """Name of a database with these runs, a model at work, and its scores."""
+    import campaign_samples
+
+    name = f"ml4ad_test_{uuid.uuid4().hex[:8]}"
+    _administer(
+        server_url, "CREATE DATABASE {name} TEMPLATE {template}", name=name, template=template
+    )
+    campaign_samples.fill(_database(server_url, name), campaign_files)
+    yield name
+    _administer(server_url, "DROP DATABASE {name} WITH (FORCE)", name=name)
+
+
+@pytest.fixture(scope="session")
+def campaign_copy(server_url, _campaign):
+    """What makes copies of that database: ``with campaign_copy() as url``."""
+
+    @contextmanager
+    def copy():
+        name = f"ml4ad_test_{uuid.uuid4().hex[:8]}"
+        _administer(
+            server_url, "CREATE DATABASE {name} TEMPLATE {filled}", name=name, filled=_campaign
+        )
+        yield _database(server_url, name)
+        _administer(server_url, "DROP DATABASE {name} WITH (FORCE)", name=name)
+
+    return copy
+
+
+@pytest.fixture
+def campaign_url(campaign_copy):
+    """A copy of that database for one test."""
+    with campaign_copy() as url:
+        yield url
+
+
+def _need(found, what):
+    if found:
+        return
+    if os.environ.get("CI"):
+        pytest.fail(f"{what}: the pages must be tested in a browser here")
+    pytest.skip(f"{what}: the pages were NOT tested in a browser")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium for the tests of one file: no other may have an event loop beside it."""
+    path = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    _need(path, "no chromium on the PATH (apt-get install chromium)")
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as driver:
+        # Chromium's sandbox does not start as root, as in a container.
+        opened = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield opened
+        opened.close()
 
 
 @pytest.fixture(scope="session")

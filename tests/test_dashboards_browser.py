@@ -1,7 +1,6 @@
 """A real server, a real browser: what a person sees. Nothing may be asked of another host."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,29 +20,8 @@ from ml4ad.detect import registry
 from ml4ad.detect.score import score
 from ml4ad.detect.train import train
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 WAIT_MS = 60_000
 TOKEN = "only-for-tests"  # noqa: S105
-
-
-def _need(found, what):
-    if found:
-        return
-    if os.environ.get("CI"):
-        pytest.fail(f"{what}: the pages must be tested in a browser here")
-    pytest.skip(f"{what}: the pages were NOT tested in a browser")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    path = next((found for name in BROWSERS if (found := shutil.which(name))), None)
-    _need(path, "no chromium on the PATH (apt-get install chromium)")
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as driver:
-        # Chromium's sandbox does not start as root, as in a container.
-        opened = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="module")

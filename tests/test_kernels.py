@@ -7,8 +7,10 @@ import time
 from pathlib import Path
 
 import httpx
+import jupyter_core.paths
 import pytest
 from click.testing import CliRunner
+from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import KernelManager
 
 from ml4ad.cli.kernels import kernels as command
@@ -53,6 +55,25 @@ def test_a_prefix_gets_a_kernel_that_all_can_read(home):
     assert "env" not in described
     again = CliRunner().invoke(command, asked, catch_exceptions=False)
     assert again.exit_code == 0
+
+
+def test_a_users_kernel_that_jupyter_would_not_take_is_told(home, monkeypatch):
+    # As where pip brought a kernel into the environment that Jupyter itself is of.
+    brought = kernels.install(prefix=home / "env")
+    monkeypatch.setattr(jupyter_core.paths, "ENV_JUPYTER_PATH", [str(brought.parents[1])])
+    monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "1")
+    asked = ["install", "--user", "--database-url", URL]
+    told = CliRunner().invoke(command, asked, catch_exceptions=False)
+    own = home / "jupyter" / "kernels" / "ml4ad"
+    assert told.stdout.strip() == str(own)
+    assert f"takes {brought} first" in told.stderr
+    assert "another --name" in told.stderr
+    other = CliRunner().invoke(command, [*asked, "--name", "own"], catch_exceptions=False)
+    assert other.stderr == ""
+    # `ml4ad lab` takes the user's.
+    _, variables = kernels.lab(home)
+    monkeypatch.setenv("JUPYTER_PATH", variables["JUPYTER_PATH"])
+    assert KernelSpecManager().find_kernel_specs()["ml4ad"] == str(own)
 
 
 @pytest.mark.usefixtures("home")

@@ -2,19 +2,15 @@
 
 import ast
 import re
-import uuid
 from pathlib import Path
 
 import nbformat
 import numpy as np
-import psycopg
 import pytest
-import sqlalchemy as sa
-from psycopg import sql
+from campaign_samples import DATASET, LINE, MAP
 
 import ml4ad
-from ml4ad import conditions, detect, ingest, pipelines, simulate, verdict
-from ml4ad.ingest import take
+from ml4ad import detect, pipelines, verdict
 from ml4ad.pipelines import choice, report
 from ml4ad.pipelines import notebook as notebooks
 from ml4ad.store.execution import RunState
@@ -24,9 +20,6 @@ ALL = sorted(FOLDER.rglob("*.ipynb"))
 TUTORIALS = [path for path in ALL if path.parent.name == "tutorials"]
 MAGICS = {"run", "load", "time"}  # IPython reads these names, annotated, as magics
 SQL = re.compile(r"\bselect\b.+\bfrom\b|\binsert into\b|sqlalchemy|psycopg", re.IGNORECASE | re.S)
-
-DATASET = "/ZeroBias/Run2024F-PromptReco-v1/DQMIO"
-LINE, MAP = "*/charge_PXLayer_1", "DT/*"
 
 # What is smaller here than in production.
 PARAMETERS = {
@@ -96,62 +89,13 @@ def test_it_tells_and_the_package_knows(content):
 # -- running them --------------------------------------------------------------------------------
 
 
-def administer(url, text, **names):
-    identifiers = {key: sql.Identifier(name) for key, name in names.items()}
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(sql.SQL(text).format(**identifiers))
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    """Four short runs of a detector that never existed, the last with a fault."""
-    folder = tmp_path_factory.mktemp("campaign")
-    me = "DT/02-Segments/Wheel0/numberOfSegments_W0"
-    fault = simulate.Fault("hv_off", me, 383394, 15, 10, strength=1.0, module="MB4_13")
-    campaign = simulate.campaign(
-        3,
-        eras=["Run2024F"],
-        runs=4,
-        lumisections=30,
-        elements=[LINE, MAP],
-        faults=[fault],
-    )
-    simulate.generate(folder, campaign, files_per_run=1)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def filled(server_url, template, files):
-    """Name of a database with these runs, a model at work, and its scores."""
-    name = f"ml4ad_test_{uuid.uuid4().hex[:8]}"
-    administer(
-        server_url, "CREATE DATABASE {name} TEMPLATE {template}", name=name, template=template
-    )
-    url = sa.make_url(server_url).set(database=name).render_as_string(hide_password=False)
-    with ml4ad.connect(url) as archive:
-        assert {done.state for done in ingest.ingest(archive, [files / "store"])} == {"PROCESSED"}
-        for kind in ("conditions", "runs", "golden", "dcs"):
-            conditions.load(archive, files / f"{kind}.json")
-        model = detect.train(archive, "*", DATASET, name="default", golden="golden")
-        detect.activate(archive, model)
-        detect.score(archive)
-    # Nobody may be in a database that is copied.
-    take.close_engines()
-    yield name
-    administer(server_url, "DROP DATABASE {name} WITH (FORCE)", name=name)
-
-
 @pytest.fixture
-def url(server_url, filled, tmp_path, monkeypatch):
-    """A copy of that database for one test, in whose folder everything is written."""
-    name = f"ml4ad_test_{uuid.uuid4().hex[:8]}"
-    administer(server_url, "CREATE DATABASE {name} TEMPLATE {filled}", name=name, filled=filled)
-    url = sa.make_url(server_url).set(database=name).render_as_string(hide_password=False)
-    monkeypatch.setenv("ML4AD_DATABASE_URL", url)
+def url(campaign_url, tmp_path, monkeypatch):
+    """An archive for one test, in whose folder everything is written."""
+    monkeypatch.setenv("ML4AD_DATABASE_URL", campaign_url)
     monkeypatch.setenv("ML4AD_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.chdir(tmp_path)
-    yield url
-    administer(server_url, "DROP DATABASE {name} WITH (FORCE)", name=name)
+    return campaign_url
 
 
 @pytest.fixture
@@ -178,8 +122,8 @@ def test_it_runs(name):
 
 
 @pytest.mark.slow
-def test_the_chain_takes_in_scores_and_reports(archive, files, url):
-    shared = {"paths": [str(files / "store")], "workers": 0, "dataset": DATASET}
+def test_the_chain_takes_in_scores_and_reports(archive, campaign_files, url):
+    shared = {"paths": [str(campaign_files / "store")], "workers": 0, "dataset": DATASET}
     taken, scored, told = pipelines.chain(shared)
     assert {taken.chain_id, scored.chain_id, told.chain_id} == {None, taken.pipeline_run_id}
     assert (Path(told.output).parent / "report.pdf").read_bytes().startswith(b"%PDF-")

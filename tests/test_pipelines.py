@@ -1,4 +1,7 @@
+import itertools
 import os
+import re
+import shlex
 import subprocess
 import sys
 import threading
@@ -320,6 +323,29 @@ def test_a_chain_gives_each_what_it_declares_and_ends_at_the_first_failure(engin
     assert second.chain_id == first.pipeline_run_id
     with pytest.raises(ValueError, match="none of one, two has a parameter 'k'"):
         pipelines.chain({"k": 4}, steps=[one, two])
+
+
+def examples():
+    """Lines of help, README and docs that give a notebook its parameters."""
+    root = Path(__file__).parents[1]
+    texts = [path.read_text() for path in [root / "README.md", *(root / "docs").glob("*.md")]]
+    texts += [path.read_text() for path in (root / "ml4ad" / "cli").glob("*.py")]
+    for text in texts:
+        joined = text.replace("\\\n", " ")
+        yield from re.findall(
+            r"^ *ml4ad (run|chain|schedule add) (.* -p .*)$", joined, re.MULTILINE
+        )
+
+
+def test_examples_name_notebooks_and_parameters_that_are_there():
+    found = list(examples())
+    assert len(found) >= 5
+    for command, rest in found:
+        words = shlex.split(rest, comments=True)
+        given = {words[i + 1]: words[i + 2] for i, word in enumerate(words) if word == "-p"}
+        first = 1 if command == "schedule add" else 0  # the job's name
+        names = list(itertools.takewhile(lambda word: word[0] != "-", words[first:]))
+        assert pipelines.plan(names or pipelines.CHAIN, given, texts=True)
 
 
 @pytest.mark.usefixtures("engine")

@@ -1,19 +1,24 @@
 import json
+import os
+import re
 import shutil
 import subprocess
+import sys
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
 
+import kubernetes_validate
 import nbformat
 import pytest
 from apscheduler.triggers.cron import CronTrigger
 from click.testing import CliRunner
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_notebook
 
 from ml4ad import pipelines, store
+from ml4ad.cli import pipelines as commands
 from ml4ad.cli import schedule as command
 from ml4ad.pipelines import elsewhere, keep, records, schedule
 from ml4ad.pipelines import notebook as notebooks
@@ -97,8 +102,23 @@ def test_plain_fields_are_read_as_apscheduler_reads_them(minute, hour, month):
     assert Cron(text).next(now) == theirs
 
 
-def test_a_day_that_never_comes_has_no_next():
+def test_a_day_that_never_comes_has_no_next_and_no_last():
     assert Cron("0 0 30 2 *").next(at("2024-01-01")) is None
+    assert Cron("0 0 30 2 *").last(at("2024-01-01")) is None
+    assert Cron("0 0 29 2 *").last(at("2028-02-28")) == at("2024-02-29")
+
+
+@settings(deadline=None)
+@given(
+    st.sampled_from(["*/7 * * * *", "5 * * * *", "30 2 * * 0", "0 0 1 * *", "@yearly"]),
+    st.sampled_from(["UTC", "Europe/Zurich"]),
+    st.datetimes(datetime(2020, 1, 1), datetime(2030, 1, 1)),
+)
+def test_the_last_moment_is_the_one_before_the_next(text, zone, now):
+    cron, now = Cron(text, zone), now.replace(tzinfo=UTC)
+    last = cron.last(now)
+    assert last <= now
+    assert cron.next(last) == cron.next(now)
 
 
 def test_jobs_are_added_replaced_and_removed_and_the_rest_stays(tmp_path, notebook):
@@ -157,6 +177,10 @@ def two_jobs(notebook):
 def test_the_printed_command_gives_the_same_parameters(notebook):
     job = two_jobs(notebook).jobs["hourly"]
     line = elsewhere.command(job)
+    asked = commands.chain.make_context("chain", line[2:])
+    assert asked.params["notebooks"] == (notebook, notebook)
+    assert (asked.params["job"], asked.params["when"]) == ("hourly", "5 * * * *")
+    assert (asked.params["timezone"], asked.params["timeout"]) == ("UTC", 60)
     texts = {line[i + 1]: line[i + 2] for i, word in enumerate(line) if word == "-p"}
     planned = pipelines.plan([notebook], texts, texts=True)
     assert planned[0][1] == job.parameters
@@ -177,6 +201,13 @@ def test_a_crontab_line_is_run_by_the_shell_as_it_is_meant(notebook):
 
 def test_systemd_understands_its_units(tmp_path, notebook):
     text = elsewhere.systemd(two_jobs(notebook))
+    units = dict(re.findall(r"^# (\S+)\n(.*?)(?=^# |\Z)", text, re.DOTALL | re.MULTILINE))
+    assert sorted(units) == [
+        *("ml4ad-hourly.service", "ml4ad-hourly.timer"),
+        *("ml4ad-weekly.service", "ml4ad-weekly.timer"),
+    ]
+    for name, unit in units.items():
+        (tmp_path / name).write_text(unit)
     assert "OnCalendar=Mon,Wed *-*-* 06:00:00 UTC" in text
     assert "100%% $$x 'y' \\\"z\\\" \\\\w" in text
     analyze = shutil.which("systemd-analyze")
@@ -185,15 +216,62 @@ def test_systemd_understands_its_units(tmp_path, notebook):
     subprocess.run(
         [analyze, "calendar", Cron("*/15 8-9 1 jan *").calendar()], check=True, cwd=tmp_path
     )
+    verified = subprocess.run(
+        [analyze, "--user", "--man=no", "verify", *(f"./{name}" for name in units)],
+        cwd=tmp_path,
+        env=os.environ | {"XDG_RUNTIME_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (verified.returncode, verified.stderr) == (0, "")
 
 
-def test_kubernetes_gets_cronjobs(notebook):
-    documents = elsewhere.kubernetes(two_jobs(notebook)).split("---\n")
-    hourly, weekly = (json.loads(document) for document in documents)
+@pytest.mark.parametrize(
+    "when", ["*/15 8-9 * * *", "0 6 * * mon,wed", "30 0 31 1,12 *", "@weekly", "5 */6 * * 1-5"]
+)
+def test_systemd_counts_the_same_moments(when):
+    analyze = shutil.which("systemd-analyze")
+    if analyze is None:
+        pytest.skip("no systemd-analyze on the PATH")
+    cron = Cron(when)
+    line = [analyze, "calendar", "--iterations=20", "--base-time=2024-05-01 10:00:00 UTC"]
+    told = subprocess.run([*line, cron.calendar()], check=True, capture_output=True, text=True)
+    lines = re.findall(
+        r"(?:Next elapse|Iter\. #\d+|\(in UTC\)): (?:\w+ )?(\S+ \S+ UTC)", told.stdout
+    )
+    theirs = [datetime.strptime(line, "%Y-%m-%d %H:%M:%S %Z").replace(tzinfo=UTC) for line in lines]
+    ours = cron.between(at("2024-05-01 10:00"), theirs[-1])
+    assert list(dict.fromkeys(theirs)) == ours
+    assert len(ours) == 20
+
+
+def test_kubernetes_gets_cronjobs_that_fit_its_schema(notebook):
+    listed = json.loads(elsewhere.kubernetes(two_jobs(notebook)))
+    for job in listed["items"]:
+        kubernetes_validate.validate(job, "1.30", strict=True)
+    hourly, weekly = listed["items"]
     assert (hourly["kind"], hourly["metadata"]["name"]) == ("CronJob", "ml4ad-hourly")
     assert weekly["spec"]["schedule"] == "0 6 * * mon,wed"
     container = hourly["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]
     assert container["command"] == elsewhere.command(two_jobs(notebook).jobs["hourly"])
+
+
+def test_kubectl_reads_the_cronjobs_and_puts_in_the_image(notebook):
+    kubectl = shutil.which("kubectl")
+    if kubectl is None:
+        pytest.skip("no kubectl on the PATH")
+    told = subprocess.run(
+        [
+            *(kubectl, "set", "image", "--local", "-f", "-"),
+            *("ml4ad=registry.example.org/ml4ad:1", "-o", "jsonpath={..image}{'\\n'}"),
+        ],
+        input=elsewhere.kubernetes(two_jobs(notebook)),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert told.stdout.split() == ["registry.example.org/ml4ad:1"] * 2
 
 
 def test_the_commands_show_and_change_the_schedule(engine, tmp_path, notebook):
@@ -344,3 +422,77 @@ def test_a_job_that_is_at_it_elsewhere_is_refused(engine, notebook):
     assert records.recent(engine)[0].state is RunState.REFUSED
     assert pipelines.chain({}, steps=[notebook], origin=origin)[0].state is RunState.DONE
     assert Path(records.recent(engine)[0].output).is_file()
+
+
+# -- several machines ----------------------------------------------------------------------------
+
+
+def started(*words):
+    return subprocess.Popen(
+        [sys.executable, "-m", "ml4ad", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+def test_two_machines_with_the_same_crontab_run_a_moment_once(engine, notebook):
+    line = elsewhere.command(schedule.Job("own", (notebook,), Cron("@yearly")))[1:]
+    at_once = [started(*line), started(*line)]
+    said = [process.communicate(timeout=300)[0] for process in at_once]
+    (record,) = records.recent(engine, job="own")
+    assert record.state is RunState.DONE
+    assert (record.planned_at.month, record.planned_at.day) == (1, 1)
+    assert sum(text.startswith(f"run {record.pipeline_run_id} of own: done") for text in said) == 1
+    later = started(*line)
+    assert f"is run {record.pipeline_run_id} of own: done, on " in later.communicate(timeout=300)[0]
+    assert later.returncode == 0
+    assert records.recent(engine, job="own") == [record]
+
+
+def test_a_moment_that_was_refused_is_run_by_who_was_about_to(engine, notebook):
+    moment = pipelines.Origin(job="own", planned_at=at("2024-05-01 10:00"))
+    read = notebooks.read(notebook)
+    records.note(engine, read, {}, moment, state=RunState.REFUSED, reason="still at it")
+    (done,) = pipelines.chain({}, steps=[notebook], origin=moment)
+    assert records.recent(engine, job="own") == [done]
+    assert (done.state, done.reason) == (RunState.DONE, "")
+    with records.locked(engine, "own", "another"), pytest.raises(pipelines.AlreadyRunError):
+        pipelines.chain({}, steps=[notebook], origin=moment)
+    assert records.recent(engine, job="own") == [done]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("engine")
+def test_a_second_keeper_is_told_of_the_first_and_follows_when_that_is_killed(tmp_path, notebook):
+    path = tmp_path / "schedule.toml"
+    schedule.add(path, schedule.Job("own", (notebook,), Cron("@yearly")))
+    keeping = ("schedule", "--file", str(path), "run")
+    first = started(*keeping)
+    try:
+        assert first.stdout.readline().startswith("own: next at")
+        second = started(*keeping)
+        said = second.communicate(timeout=300)[0]
+        assert second.returncode == 1
+        assert re.search(rf"kept already: ml4ad schedule on .*, process {first.pid}", said)
+    finally:
+        first.kill()
+        first.communicate()
+    third = started(*keeping)
+    try:
+        assert third.stdout.readline().startswith("own: next at")
+    finally:
+        third.terminate()
+        third.communicate(timeout=300)
+    assert third.returncode == 0
+
+
+def test_a_notebook_of_ones_own_is_found_from_every_folder(tmp_path, notebook, monkeypatch):
+    path = tmp_path / "schedule.toml"
+    monkeypatch.chdir(tmp_path)
+    schedule.add(
+        path, schedule.Job("own", ("own.ipynb", "tutorials/01_first_look"), Cron("@daily"))
+    )
+    monkeypatch.chdir("/")
+    assert schedule.read(path).jobs["own"].notebooks == (notebook, "tutorials/01_first_look")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
@@ -44,9 +45,14 @@ def install(
     from ml4ad.pipelines import kernels as home
 
     variables = home.environment(database_url, cluster, workspace, isolated=isolated)
-    click.echo(
-        home.install(variables, name=name, display_name=display_name, user=user, prefix=prefix)
-    )
+    folder = home.install(variables, name=name, display_name=display_name, user=user, prefix=prefix)
+    click.echo(folder)
+    if user and (other := home.hiding(folder)) is not None:
+        click.echo(
+            f"the Jupyter of {sys.prefix} takes {other} first: install without --user, or under "
+            "another --name, to have this one there",
+            err=True,
+        )
 
 
 @click.command(context_settings={"ignore_unknown_options": True})

@@ -41,7 +41,7 @@ def run(
     """Run NOTEBOOK, a path or a name such as ingest, and keep a record of it.
 
     \b
-    ml4ad run ingest -p folder /eos/cms/store/group/dqm -p workers 4
+    ml4ad run ingest -p paths /eos/cms/store/data/Run2024F -p workers 4
     ml4ad run score --help-parameters
     """
     from ml4ad import pipelines
@@ -63,29 +63,46 @@ def run(
 @_PARAMETERS
 @_TIMEOUT
 @click.option("--job", metavar="NAME", help="Refuse while a run of the job NAME is under way.")
+@click.option("--when", help="Moments of the job, as in a crontab: each is run once, anywhere.")
+@click.option("--timezone", default="UTC", show_default=True, help="Time zone of these moments.")
 def chain(
     notebooks: tuple[str, ...],
     parameters: tuple[tuple[str, str], ...],
     timeout: float | None,
     job: str | None,
+    when: str | None,
+    timezone: str,
 ) -> None:
     """Run NOTEBOOKS one after the other: ingest, score and report if none is named.
 
     Each gets those of the parameters that it declares; the first that fails ends the chain.
 
     \b
-    ml4ad chain -p folder /eos/cms/store/group/dqm -p dataset /ZeroBias/Run2024C/DQMIO
+    ml4ad chain -p paths /eos/cms/store/data/Run2024F -p workers 4
+    ml4ad chain ingest score --job hourly --when '5 * * * *' -p paths /eos/cms/store/data/Run2024F
     """
+    from datetime import UTC, datetime
+
     from ml4ad import pipelines
+    from ml4ad.pipelines.cron import Cron
+
+    if when is not None and job is None:
+        raise click.UsageError("--when tells the moments of a job: give --job too")
 
     steps = notebooks or pipelines.CHAIN
     given = pipelines.plan(steps, dict(parameters), texts=True)
     values = {name: value for _, own in given for name, value in own.items()}
-    origin = pipelines.Origin(job=job)
-    with _progress() as on_cell:
-        records = pipelines.chain(
-            values, steps=steps, timeout_s=timeout, on_cell=on_cell, origin=origin
-        )
+    planned_at = Cron(when, timezone).last(datetime.now(UTC)) if when is not None else None
+    origin = pipelines.Origin(job=job, planned_at=planned_at)
+    try:
+        with _progress() as on_cell:
+            records = pipelines.chain(
+                values, steps=steps, timeout_s=timeout, on_cell=on_cell, origin=origin
+            )
+    except pipelines.AlreadyRunError as another:
+        # As it should be where several machines keep the same crontab.
+        click.echo(another)
+        return
     for record in records:
         _tell(record)
 

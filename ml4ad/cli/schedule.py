@@ -23,7 +23,7 @@ def schedule(ctx: click.Context, path: Path | None) -> None:
 
     \b
     ml4ad schedule
-    ml4ad schedule add hourly ingest score report --when '5 * * * *' -p folder /eos/cms/dqm
+    ml4ad schedule add hourly ingest score report --when '5 * * * *' -p paths /eos/cms/store/data
     ml4ad schedule run
     """
     from ml4ad.pipelines import schedule as schedules

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from apscheduler.triggers.cron import CronTrigger
@@ -18,6 +19,9 @@ _ALIASES = {
     "@yearly": "0 0 1 1 *",
     "@annually": "0 0 1 1 *",
 }
+# How far back `Cron.last` looks: 29 February comes every 4 years, or 8.
+_YEARS_BACK = timedelta(days=8 * 366)
+
 _DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 
@@ -96,6 +100,21 @@ class Cron:
     def next(self, now: datetime) -> datetime | None:
         """The first moment after ``now``; None for one that never comes (30 February)."""
         return self.trigger().get_next_fire_time(now, now)
+
+    def last(self, now: datetime) -> datetime | None:
+        """The latest moment that is not after ``now``; None for one that never came.
+
+        >>> Cron("5 * * * *").last(datetime.fromisoformat("2024-05-01T10:04:59+00:00")).isoformat()
+        '2024-05-01T09:05:00+00:00'
+        """
+        ago = range(int(_YEARS_BACK.total_seconds()))
+
+        def comes_by_now(seconds: int) -> bool:
+            at = self.next(now - timedelta(seconds=seconds))
+            return at is not None and at <= now
+
+        nearest = bisect_left(ago, True, key=comes_by_now)
+        return self.next(now - timedelta(seconds=nearest)) if nearest < len(ago) else None
 
     def calendar(self) -> str:
         """The same for systemd: ``OnCalendar=``."""

@@ -12,8 +12,9 @@ from ml4ad.pipelines.schedule import Job, Schedule
 
 
 def command(job: Job) -> list[str]:
-    """The command that runs ``job`` once, and refuses while it is still at it."""
+    """The command that runs ``job`` once a moment, and refuses while it is still at it."""
     line = ["ml4ad", "chain", *job.notebooks, "--job", job.name]
+    line += ["--when", job.when.text, "--timezone", job.when.timezone]
     if job.timeout_s is not None:
         line += ["--timeout", f"{job.timeout_s:g}"]
     for name, value in job.parameters.items():
@@ -51,6 +52,7 @@ def systemd(schedule: Schedule) -> str:
             f"Description=ml4ad: {job.name}, {job.when.text}",
             "[Timer]",
             f"OnCalendar={job.when.calendar()}",
+            "Persistent=true",
             "[Install]",
             "WantedBy=timers.target",
             "",
@@ -59,12 +61,12 @@ def systemd(schedule: Schedule) -> str:
 
 
 def kubernetes(schedule: Schedule) -> str:
-    """CronJobs as JSON documents, which YAML's readers take; fill in the image and the secret.
+    """A list of CronJobs as JSON, which YAML's readers take too; fill in the image and the secret.
 
     The database is expected in the secret ``ml4ad``, under ``database-url``.
     """
     secret = {"secretKeyRef": {"name": "ml4ad", "key": "database-url"}}
-    documents = []
+    items = []
     for job in schedule.jobs.values():
         container = {
             "name": "ml4ad",
@@ -85,8 +87,9 @@ def kubernetes(schedule: Schedule) -> str:
             "metadata": {"name": f"ml4ad-{job.name}"},
             "spec": spec,
         }
-        documents.append(json.dumps(whole, indent=2))
-    return "\n---\n".join(documents) + "\n"
+        items.append(whole)
+    # Not one document after the other: kubectl reads a single one of JSON.
+    return json.dumps({"apiVersion": "v1", "kind": "List", "items": items}, indent=2) + "\n"
 
 
 #: Name on the command line -> what prints it.

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -149,13 +149,12 @@ class Keeper:
     def _fire(self, engine: sa.Engine, job: Job) -> None:
         """Run ``job`` in a process of its own, and wait for it."""
         now = datetime.now(UTC)
-        moments = job.when.between(now - timedelta(seconds=_GRACE_S + 60), now)
         order = {
             "notebooks": list(job.notebooks),
             "parameters": dict(job.parameters),
             "timeout_s": job.timeout_s,
             "job": job.name,
-            "planned_at": (moments[-1] if moments else now).isoformat(),
+            "planned_at": (job.when.last(now) or now).isoformat(),
         }
         del engine
         child = subprocess.Popen(

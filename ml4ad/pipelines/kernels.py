@@ -97,15 +97,32 @@ def install(
         )
 
 
+def hiding(folder: Path) -> Path | None:
+    """Folder of the kernel that this Python's Jupyter takes instead of the one in ``folder``.
+
+    None if it takes that one, or knows none of its name. The environment's own kernels, such as the
+    one that pip brings, come before the user's.
+    """
+    from jupyter_client.kernelspec import KernelSpecManager
+
+    found = KernelSpecManager().find_kernel_specs().get(folder.name)
+    return None if found is None or Path(found).samefile(folder) else Path(found)
+
+
 def lab(folder: Path, more: Sequence[str] = ()) -> tuple[list[str], dict[str, str]]:
     """Command line and environment of JupyterLab in ``folder``, with this kernel as the first.
 
-    Raises NotADirectoryError if there is no such folder.
+    It is the user's own of that name, else the one that comes with this package. Raises
+    NotADirectoryError if there is no such folder.
     """
+    from jupyter_core.paths import jupyter_data_dir
+
     if not folder.is_dir():
         raise NotADirectoryError(f"{folder} is not a folder")
-    # Jupyter looks for a folder "kernels" in each of these.
-    paths = [str(source().parents[1]), os.environ.get("JUPYTER_PATH", "")]
+    # Jupyter looks for a folder "kernels" in each of these, and takes the first kernel of a name.
+    own = Path(jupyter_data_dir())
+    first = own if (own / "kernels" / NAME).is_dir() else source().parents[1]
+    paths = [str(first), os.environ.get("JUPYTER_PATH", "")]
     variables = dict(os.environ) | {"JUPYTER_PATH": os.pathsep.join(filter(None, paths))}
     command = [sys.executable, "-m", "jupyterlab", str(folder)]
     return [*command, f"--MultiKernelManager.default_kernel_name={NAME}", *more], variables

@@ -151,6 +151,18 @@ def find(name: str | Path) -> Path:
     raise FileNotFoundError(f"no notebook {str(name)!r}; there: {', '.join(known) or 'none'}")
 
 
+def lasting(name: str) -> str:
+    """The notebook ``name`` as it can be found from every folder.
+
+    The name of one that comes with ml4ad, else a whole path. Raises FileNotFoundError as `find`.
+    """
+    path = find(name)
+    for folder in map(Path.resolve, folders()[1:]):
+        if path.is_relative_to(folder):
+            return str(path.relative_to(folder).with_suffix(""))
+    return str(path)
+
+
 def read(name: str | Path) -> Notebook:
     """The notebook ``name`` with its declared parameters.
 

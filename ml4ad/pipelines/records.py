@@ -37,6 +37,9 @@ MAX_MESSAGE = 5000
 
 _T = pipeline_run.c
 
+# What a moment of a job is told by; there is one record of each.
+_MOMENT = ("job", "planned_at")
+
 
 class AlreadyRunError(RuntimeError):
     """The run that was planned for this moment is somebody else's already."""
@@ -109,14 +112,20 @@ def begin(
 ) -> Record:
     """Record of a run that starts now; its output will lie in a folder of its own in ``folder``.
 
-    Raises AlreadyRunError if the job's run for this moment has a record.
+    Raises AlreadyRunError if the job's run for this moment has a record, unless it was refused.
     """
     parameters = notebook.defaults() | dict(given)
     row = _row(notebook, given, parameters, RunState.RUNNING, origin)
     with engine.begin() as connection:
-        added = connection.execute(_insert(row)).one_or_none()
+        # Whoever refused this moment may have met the very process that is about to begin it.
+        taking = _insert(row).on_conflict_do_update(
+            index_elements=_MOMENT,
+            set_={"reason": "", "finished_at": None} | row,
+            where=_T.state == RunState.REFUSED,
+        )
+        added = connection.execute(taking.returning(pipeline_run)).one_or_none()
         if added is None:
-            raise AlreadyRunError(f"job {origin.job}: the run of {origin.planned_at} is taken")
+            raise AlreadyRunError(_taken(connection, origin))
         name = f"{added.started_at:%Y%m%dT%H%M%S}-{notebook.name}-{added.pipeline_run_id}"
         output = str(folder.absolute() / name / f"{notebook.name}.ipynb")
         changed = connection.execute(
@@ -138,8 +147,15 @@ def note(
     row = _row(notebook, given, notebook.defaults() | dict(given), said["state"], origin)
     row |= {"reason": said["reason"], "finished_at": sa.func.now()}
     with engine.begin() as connection:
-        added = connection.execute(_insert(row)).one_or_none()
+        adding = _insert(row).on_conflict_do_nothing(index_elements=_MOMENT)
+        added = connection.execute(adding.returning(pipeline_run)).one_or_none()
     return None if added is None else _record(added)
+
+
+def taken(engine: sa.Engine, origin: Origin) -> str:
+    """Sentence that tells which run the job's moment belongs to."""
+    with engine.connect() as connection:
+        return _taken(connection, origin)
 
 
 def beat(engine: sa.Engine, run_id: int, cell: int) -> None:
@@ -357,12 +373,13 @@ def _row(
 
 
 def _insert(row: Mapping[str, Any]) -> Any:
-    return (
-        insert(pipeline_run)
-        .values(**row)
-        .on_conflict_do_nothing(index_elements=["job", "planned_at"])
-        .returning(pipeline_run)
-    )
+    return insert(pipeline_run).values(**row)
+
+
+def _taken(connection: sa.Connection, origin: Origin) -> str:
+    of_moment = (_T.job == origin.job) & (_T.planned_at == origin.planned_at)
+    holder = _record(connection.execute(sa.select(pipeline_run).where(of_moment)).one())
+    return f"job {origin.job}: its run of {origin.planned_at} is {holder}, on {holder.host}"
 
 
 def _mark_lost(connection: sa.Connection) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ml4ad.pipelines import notebook as notebooks
 from ml4ad.pipelines import records
-from ml4ad.pipelines.records import Origin, Record
+from ml4ad.pipelines.records import AlreadyRunError, Origin, Record
 from ml4ad.store import DatabaseError
 from ml4ad.store.execution import RunState
 
@@ -116,7 +116,7 @@ def chain(
 
     Each gets those of the ``parameters`` that it declares. Raises ValueError, before anything runs,
     for a parameter that none of them declares so; OverlapError if ``origin`` names a job that runs
-    already; else as `run`.
+    already, AlreadyRunError if its run of that moment is another's; else as `run`.
     """
     shared = dict(parameters or {})
     planned = plan(steps, shared)
@@ -148,7 +148,10 @@ def _alone(
             path, given = steps[0]
             reason = f"still at it: {lock}"
             read = notebooks.read(path)
-            records.note(engine, read, given, origin, state=RunState.REFUSED, reason=reason)
+            noted = records.note(engine, read, given, origin, state=RunState.REFUSED, reason=reason)
+            if noted is None:
+                # What is at it is the run of this very moment, on another machine.
+                raise AlreadyRunError(records.taken(engine, origin))
             raise OverlapError(f"job {origin.job} is {reason}")
         yield
 

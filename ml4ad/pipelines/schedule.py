@@ -6,7 +6,7 @@ timezone = "Europe/Zurich"
 notebooks = ["ingest", "score", "report"]
 when = "5 * * * *"
 timeout = 3000
-parameters = { folder = "/eos/cms/store/group/dqm", workers = 4 }
+parameters = { paths = ["/eos/cms/store/data"], workers = 4 }
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from tomlkit.exceptions import TOMLKitError
 
 from ml4ad import settings
 from ml4ad.pipelines.cron import Cron
+from ml4ad.pipelines.notebook import lasting
 from ml4ad.pipelines.run import plan
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,51}")
@@ -82,12 +83,13 @@ def read(path: Path) -> Schedule:
 def add(path: Path, job: Job) -> None:
     """Write ``job`` into the file, in place of one of that name; the rest stays as it is.
 
+    Its notebooks are written so that they are found from every folder.
     Raises ValueError if its parameters are not what its notebooks declare.
     """
     _checked(job)
     document = _document(path)
     table = tomlkit.table()
-    table["notebooks"] = list(job.notebooks)
+    table["notebooks"] = [lasting(name) for name in job.notebooks]
     table["when"] = job.when.text
     if job.timeout_s is not None:
         table["timeout"] = job.timeout_s
