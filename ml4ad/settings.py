@@ -4,7 +4,8 @@ Nothing is read on import.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
@@ -14,6 +15,7 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     SecretStr,
+    model_validator,
 )
 from pydantic_settings import (
     BaseSettings,
@@ -52,6 +54,15 @@ class ClusterSettings(BaseModel):
     options: dict[str, Any] = Field(
         default_factory=dict, description="what the cluster class of the library is given"
     )
+
+
+class GroupSettings(BaseModel):
+    """What members of an e-group may over REST: ``[api_oidc_groups.<name>]`` of the TOML file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    scope: Literal["read", "write", "admin"] = Field("read", description="what they may")
+    workspaces: tuple[str, ...] = Field((), description="where; empty: everywhere")
 
 
 class Settings(BaseSettings):
@@ -103,6 +114,23 @@ class Settings(BaseSettings):
     api_requests_per_s: PositiveFloat = Field(
         100, description="requests to the REST interface of one key, in the long run, per second"
     )
+    api_oidc_issuer: str | None = Field(
+        None,
+        description="login server whose bearer tokens REST takes, such as "
+        "https://auth.cern.ch/auth/realms/cern; without it keys only",
+    )
+    api_oidc_audience: str | None = Field(
+        None, description="application that a bearer token must name as its audience"
+    )
+    api_oidc_jwks_url: str | None = Field(
+        None, description="where the login server's public keys are"
+    )
+    api_oidc_groups_claim: str = Field(
+        "cern_roles", description="claim with the groups of a token; dots lead into others"
+    )
+    api_oidc_groups: dict[str, GroupSettings] = Field(
+        default_factory=dict, description="what the members of each e-group may"
+    )
 
     trusted_modules: list[str] = Field(
         default_factory=list, description="modules of your own that a saved detector may name"
@@ -115,6 +143,18 @@ class Settings(BaseSettings):
     clusters: dict[str, ClusterSettings] = Field(
         default_factory=dict, description="named Dask clusters"
     )
+
+    @model_validator(mode="after")
+    def _whole_oidc(self) -> Self:
+        names = ("api_oidc_issuer", "api_oidc_audience", "api_oidc_jwks_url")
+        lacking = [name for name in names if getattr(self, name) is None]
+        if 0 < len(lacking) < len(names):
+            raise ValueError(f"{' and '.join(lacking)} not given, want {', '.join(names)} or none")
+        url = urlsplit(self.api_oidc_jwks_url or "https:")
+        if url.scheme != "https" and url.hostname not in ("localhost", "127.0.0.1", "::1"):
+            # Who can change the keys on their way can forge any token.
+            raise ValueError(f"api_oidc_jwks_url {self.api_oidc_jwks_url!r}, want https://")
+        return self
 
     @classmethod
     def settings_customise_sources(

@@ -1,23 +1,18 @@
 """The real `cmsdials` against a real server over real files: every method that it offers."""
 
 import json
-import os
 import re
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 
 import numpy as np
 import pandas as pd
-import psycopg
 import pytest
 import requests
-import sqlalchemy as sa
 from cmsdials import Dials
 from cmsdials.auth.client import AuthClient
 from cmsdials.auth.client_credentials import Credentials as ClientCredentials
 from cmsdials.auth.device import Credentials as BearerCredentials
-from cmsdials.auth.secret_key import Credentials as SecretCredentials
 from cmsdials.filters import (
     DatasetIndexFilters,
     FileIndexFilters,
@@ -31,51 +26,18 @@ from cmsdials.filters import (
     OMSPage,
     RunFilters,
 )
-from psycopg import sql
 from requests.exceptions import HTTPError
 from scored_samples import DATASET, LINE, MAP, OTHER, good_runs, histograms, judged, put
+from served import Service, served
 
 import ml4ad
 from ml4ad import HistogramStack, api, conditions, workspaces
 from ml4ad.api import histograms as found
-from ml4ad.api.serve import server
 from ml4ad.conditions import record
 from ml4ad.workspaces import Workspace
 
 N_LS = 40
 EVERY_LS = range(1, N_LS + 1)
-
-
-class Service:
-    """A server in a thread, and the addresses and keys to reach it."""
-
-    def __init__(self, archive):
-        self.archive = archive
-        self.server = server(archive.engine, port=0)
-        self.key = api.create(archive.engine, "test", scope="admin")
-        self.thread = threading.Thread(target=self.server.run)
-
-    def __enter__(self):
-        self.thread.start()
-        while not self.server.started and self.thread.is_alive():
-            self.thread.join(0.01)
-        port = self.server.servers[0].sockets[0].getsockname()[1]
-        self.url = f"http://127.0.0.1:{port}/"
-        return self
-
-    def __exit__(self, *_):
-        self.server.should_exit = True
-        self.thread.join(30)
-        assert not self.thread.is_alive()
-
-    def get(self, path, key=None, **params):
-        headers = {"X-CLIENT-SECRET": key or self.key}
-        return requests.get(self.url + path, params=params, headers=headers, timeout=30)
-
-    def dials(self, workspace=None, key=None):
-        with pytest.warns(DeprecationWarning, match="X-CLIENT-SECRET"):
-            creds = SecretCredentials(token=key or self.key)
-        return Dials(creds, workspace=workspace, base_url=self.url)
 
 
 @pytest.fixture
@@ -87,19 +49,11 @@ def archive(database_url):
 @pytest.fixture(scope="module")
 def service(server_url, template, tmp_path_factory):
     """For tests that change nothing but keys."""
-    name = f"ml4ad_test_api_{os.getpid()}"
-    with psycopg.connect(server_url, autocommit=True) as connection:
-        create = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
-        connection.execute(create.format(sql.Identifier(name), sql.Identifier(template)))
-    url = sa.make_url(server_url).set(database=name).render_as_string(hide_password=False)
-    with ml4ad.connect(url) as archive:
+    with served(server_url, template) as archive:
         folder = tmp_path_factory.mktemp("files")
         good_runs(archive, folder, (LINE, MAP), (1, 2), n_ls=N_LS)
         with Service(archive) as running:
             yield running
-    with psycopg.connect(server_url, autocommit=True) as connection:
-        drop = sql.SQL("DROP DATABASE {} WITH (FORCE)")
-        connection.execute(drop.format(sql.Identifier(name)))
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 import requests
 from scored_samples import DATASET, LINE, MAP, OTHER, histograms, judged, put
-from test_api import Service
+from served import Service
 
 import ml4ad
 from ml4ad import HistogramStack, api, ingest, workspaces

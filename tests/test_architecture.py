@@ -45,6 +45,7 @@ HOMES = {
     "tomlkit": {"pipelines"},
     "voila": {"dashboards", "cli"},
     "fastapi": {"api"},
+    "jwt": {"api"},
     "distributed": {"cluster", "ingest", "detect", "pipelines", "cli"},
     "click": {"cli"},
     "rich": {"cli", "dqmio"},

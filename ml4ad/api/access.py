@@ -26,16 +26,42 @@ _NOTED = timedelta(minutes=1)
 
 
 @dataclass(frozen=True)
-class Caller:
-    """Somebody who was let in; ``workspaces`` empty is all of them."""
+class Grant:
+    """A scope in some workspaces; none named, in all of them and outside them."""
 
-    name: str
     scope: str
     workspaces: tuple[str, ...] = ()
 
+
+@dataclass(frozen=True)
+class Caller:
+    """Somebody who was let in, and what was granted: at least one thing."""
+
+    name: str
+    grants: tuple[Grant, ...]
+
+    @property
+    def workspaces(self) -> tuple[str, ...]:
+        """The workspaces that are open, those of the first grant first; empty is all."""
+        if not all(grant.workspaces for grant in self.grants):
+            return ()
+        return tuple(dict.fromkeys(name for grant in self.grants for name in grant.workspaces))
+
     def may(self, scope: str) -> bool:
-        """Whether the caller's scope includes this one."""
-        return SCOPES.index(self.scope) >= SCOPES.index(scope)
+        """Whether one of the grants includes this scope."""
+        return any(SCOPES.index(own.scope) >= SCOPES.index(scope) for own in self.grants)
+
+    def within(self, workspace: str | None) -> Caller | None:
+        """The caller with what is granted in a workspace, or outside all; None if nothing is.
+
+        >>> caller = Caller("a", (Grant("read"), Grant("write", ("tracker",))))
+        >>> [caller.within(one).may("write") for one in ("tracker", "ecal", None)]
+        [True, False, False]
+        """
+        kept = tuple(
+            grant for grant in self.grants if not grant.workspaces or workspace in grant.workspaces
+        )
+        return Caller(self.name, kept) if kept else None
 
 
 def create(
@@ -135,7 +161,7 @@ def caller(engine: sa.Engine, key: str) -> Caller | None:
             used = sa.update(api_key).where(api_key.c.key_id == row.key_id).values(used_at=now)
             connection.execute(used)
             connection.commit()
-    return Caller(row.name, row.scope, tuple(row.workspaces))
+    return Caller(row.name, (Grant(row.scope, tuple(row.workspaces)),))
 
 
 def note(engine: sa.Engine, who: str, action: str, details: Mapping[str, Any], status: int) -> None:

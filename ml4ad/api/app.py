@@ -15,14 +15,15 @@ from urllib.parse import parse_qs
 import orjson
 import sqlalchemy as sa
 from anyio.to_thread import current_default_thread_limiter
-from fastapi import Depends, FastAPI, Header, HTTPException, Request, Response
+from fastapi import Depends, FastAPI, Header, HTTPException, Request, Response, Security
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, RedirectResponse
+from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import ml4ad
 from ml4ad import settings
-from ml4ad.api import access, pages
+from ml4ad.api import access, oidc, pages, shapes
 from ml4ad.api.view import RefusedError, View, view
 from ml4ad.api.watch import WORKING, Gate, Metrics, Rate
 
@@ -30,7 +31,17 @@ from ml4ad.api.watch import WORKING, Gate, Metrics, Rate
 MOST_BODY = 1 << 20
 
 _LOG = logging.getLogger("ml4ad.api")
-_BEARER = "bearer "
+_REFUSALS: dict[int | str, dict[str, Any]] = {
+    status: {"model": shapes.Refusal, "description": words}
+    for status, words in {
+        400: "What was asked for makes no sense, or takes too long",
+        403: "Not allowed",
+        404: "There is no such thing, or it is not seen",
+        413: "The body is too large",
+        429: "Too many requests: wait as long as Retry-After says",
+        503: "The database, or another service, does not answer",
+    }.items()
+}
 _PAGE = Path(__file__).with_name("page.html")
 
 
@@ -49,10 +60,12 @@ def application(engine: sa.Engine) -> FastAPI:
         lifespan=_working,
     )
     app.state.engine = engine
-    app.state.rate = Rate(settings.load().api_requests_per_s)
+    configured = settings.load()
+    app.state.tokens = oidc.Tokens(configured)
+    app.state.rate = Rate(configured.api_requests_per_s)
     app.state.metrics = Metrics()
     for module in (listed, judged, outside, more, standing):
-        app.include_router(module.router)
+        app.include_router(module.router, responses=_REFUSALS)
     app.add_api_route("/health", _health, include_in_schema=False)
     app.add_api_route("/metrics", _metrics, include_in_schema=False)
     app.add_api_route("/", _to_page, include_in_schema=False)
@@ -80,18 +93,24 @@ async def _working(_app: FastAPI) -> AsyncIterator[None]:
 # -- who -----------------------------------------------------------------------------------------
 
 
+_SECRET = APIKeyHeader(name="X-CLIENT-SECRET", auto_error=False, description="an API key")
+_BEARER = HTTPBearer(auto_error=False, description="an API key, or a token of the login server")
+
+
 def caller(
     request: Request,
-    x_client_secret: Annotated[str | None, Header()] = None,
-    authorization: Annotated[str | None, Header()] = None,
+    secret: Annotated[str | None, Security(_SECRET)] = None,
+    bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_BEARER)] = None,
 ) -> access.Caller:
-    """Who asks, by an API key in either header; raises RefusedError for anybody else."""
-    key = x_client_secret
-    if key is None and authorization and authorization.lower().startswith(_BEARER):
-        key = authorization[len(_BEARER) :].strip()
+    """Who asks, by an API key in either header or a token; RefusedError for anybody else."""
+    key, token = secret, None
+    if key is None and bearer is not None:
+        key = token = bearer.credentials.strip()
     found = access.caller(request.app.state.engine, key) if key else None
+    if found is None and token is not None:
+        found = request.app.state.tokens.caller(token)
     if found is None:
-        raise RefusedError("no valid key")
+        raise RefusedError("no valid key or token")
     request.state.who = found.name
     wait_s = request.app.state.rate.wait_s(found.name)
     if wait_s:
@@ -127,7 +146,9 @@ async def _token(request: Request) -> Response:
     from starlette.concurrency import run_in_threadpool
 
     if await run_in_threadpool(access.caller, request.app.state.engine, key) is None:
-        raise RefusedError("no valid secret")
+        request.state.refused = "no valid secret"
+        # Not 403: a token endpoint answers so, and clients expect it (RFC 6749, 5.2).
+        return pages.json(request, {"error": "invalid_client"}, 401)
     return pages.json(
         request, {"access_token": key, "expires_in": 3600, "token_type": "Bearer", "scope": ""}
     )
@@ -178,7 +199,7 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 async def _unavailable(request: Request, error: Exception) -> Response:
     _LOG.error("unavailable: %s", error)
-    detail = "The database does not answer; try again"
+    detail = "A service that is needed does not answer; try again"
     return pages.json(request, {"detail": detail, "code": "unavailable"}, 503)
 
 

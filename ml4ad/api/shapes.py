@@ -10,6 +10,13 @@ from pydantic import BaseModel, Field
 Row = TypeVar("Row")
 
 
+class Refusal(BaseModel):
+    """Why there is no answer."""
+
+    detail: str
+    code: str = ""
+
+
 class Page(BaseModel, Generic[Row]):
     """Some rows of a list; ``next`` is the address of the following ones, or null at the end."""
 

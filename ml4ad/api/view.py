@@ -70,14 +70,15 @@ def view(engine: sa.Engine, caller: Caller, workspace: str | None) -> View:
     Raises KeyError if there is no such workspace, RefusedError if it is not the caller's.
     """
     name = workspace or (caller.workspaces[0] if caller.workspaces else settings.load().workspace)
-    if not name:
-        return View(engine, caller, None)
-    if caller.workspaces and name not in caller.workspaces:
+    within = caller.within(name or None)
+    if within is None:
         raise RefusedError(f"{caller.name} asked for workspace {name}")
+    if not name:
+        return View(engine, within, None)
     found = [own for own in workspaces.stored(engine) if own.name == name]
     if not found:
         raise KeyError("no such workspace")
-    return View(engine, caller, found[0])
+    return View(engine, within, found[0])
 
 
 def allowed(engine: sa.Engine, caller: Caller) -> list[str]:

@@ -1,0 +1,64 @@
+"""A real server over a database of its own, for the tests of REST."""
+
+import threading
+import uuid
+from contextlib import contextmanager
+
+import psycopg
+import pytest
+import requests
+import sqlalchemy as sa
+from cmsdials import Dials
+from cmsdials.auth.secret_key import Credentials as SecretCredentials
+from psycopg import sql
+
+import ml4ad
+from ml4ad import api
+from ml4ad.api.serve import server
+
+
+@contextmanager
+def served(server_url, template):
+    """An archive in a database that tests of a file share."""
+    name = f"ml4ad_test_api_{uuid.uuid4().hex[:8]}"
+    with psycopg.connect(server_url, autocommit=True) as connection:
+        create = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
+        connection.execute(create.format(sql.Identifier(name), sql.Identifier(template)))
+    url = sa.make_url(server_url).set(database=name).render_as_string(hide_password=False)
+    with ml4ad.connect(url) as archive:
+        yield archive
+    with psycopg.connect(server_url, autocommit=True) as connection:
+        drop = sql.SQL("DROP DATABASE {} WITH (FORCE)")
+        connection.execute(drop.format(sql.Identifier(name)))
+
+
+class Service:
+    """A server in a thread, and the addresses and keys to reach it."""
+
+    def __init__(self, archive, name="test"):
+        self.archive = archive
+        self.server = server(archive.engine, port=0)
+        self.key = api.create(archive.engine, name, scope="admin")
+        self.thread = threading.Thread(target=self.server.run)
+
+    def __enter__(self):
+        self.thread.start()
+        while not self.server.started and self.thread.is_alive():
+            self.thread.join(0.01)
+        port = self.server.servers[0].sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}/"
+        return self
+
+    def __exit__(self, *_):
+        self.server.should_exit = True
+        self.thread.join(30)
+        assert not self.thread.is_alive()
+
+    def get(self, path, key=None, **params):
+        headers = {"X-CLIENT-SECRET": key or self.key}
+        return requests.get(self.url + path, params=params, headers=headers, timeout=30)
+
+    def dials(self, workspace=None, key=None):
+        with pytest.warns(DeprecationWarning, match="X-CLIENT-SECRET"):
+            creds = SecretCredentials(token=key or self.key)
+        return Dials(creds, workspace=workspace, base_url=self.url)
