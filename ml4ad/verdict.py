@@ -24,7 +24,6 @@ from ml4ad.conditions.certified import CertificationLike, Certifications, all_of
 from ml4ad.conditions.certified import certification as certified
 from ml4ad.conditions.query import Runs, among
 from ml4ad.conditions.ranges import LARGEST_RUN, Ranges
-from ml4ad.detect.alarms import notify
 from ml4ad.detect.registry import ModelLike, frame, learned
 from ml4ad.detect.scored import ScoreMap, dataset_number, models_or_active, score_map, scores
 from ml4ad.detect.train import named
@@ -121,7 +120,9 @@ def add(
         numbers = connection.execute(
             sa.insert(_VERDICT).returning(_VERDICT.c.verdict_id, sort_by_parameter_order=True), rows
         ).scalars()
-        notify(connection, what="verdict", run_number=run_number, verdict=verdict, by=said_by)
+        scoring.notify(
+            connection, what="verdict", run_number=run_number, verdict=verdict, by=said_by
+        )
         return list(numbers)
 
 

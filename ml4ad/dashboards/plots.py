@@ -483,6 +483,15 @@ STEPS = 4
 _MOST_POWERS = 12
 
 
+def cell_mark(row: int, first_ls: int, last_ls: int) -> Figure:
+    """A frame around lumisections of one row of the alarm map."""
+    return {"type": "rect", "xref": "x", "yref": "y", "x0": first_ls - 0.5, "x1": last_ls + 0.5} | {
+        "y0": row - 0.5,
+        "y1": row + 0.5,
+        "line": {"color": "ink", "width": 2},
+    }
+
+
 def alarm_map(
     mes: Sequence[str],
     ls_numbers: NDArray[Any],
@@ -492,6 +501,8 @@ def alarm_map(
     log_alpha: float,
 ) -> Figure:
     """Elements down, lumisections across; colour is significance, grey is not assessed.
+
+    Elements of a subsystem (the first folder) stand together, with a line between subsystems.
 
     ``log_p`` (natural) and ``codes`` are ``(n_mes, n_ls)``; ``words`` says what codes mean. What
     alarms stands out by lightness, not by hue alone.
@@ -508,8 +519,9 @@ def alarm_map(
         *((limit, "#9fc3e8"), (limit, "#f89c20"), ((limit + most) / 2, "#c4302b")),
         (most, "#4a0d3a"),
     ]
-    ticks = [0, limit, most]
+    ticks = [low / 2, 0, limit, most]
     texts = [
+        "not<br>assessed",
         "p = 1",
         f"alarm<br>10<sup>{-limit / STEPS:.1f}</sup>",
         f"10<sup>-{_MOST_POWERS}</sup>",
@@ -525,19 +537,20 @@ def alarm_map(
         "hoverinfo": "none",
         "ygap": 1 if len(mes) <= 60 else 0,
     }
-    every = max(1, -(-len(mes) // 40))
-    rows = list(range(0, len(mes), every))
+    subsystems = [me.split("/", 1)[0] for me in mes]
+    borders = [i for i in range(1, len(mes)) if subsystems[i] != subsystems[i - 1]]
     layout: Figure = {
-        "height": int(min(430, max(190, 17 * len(mes) + 80))),
-        "margin": {"l": 190, "r": 10, "t": 8, "b": 40},
+        "height": int(min(600, max(190, 9 * len(mes) + 70))),
+        "margin": {"l": 205, "r": 10, "t": 8, "b": 40},
         "uirevision": f"{len(mes)} {mes[0]}",
         "xaxis": {"title": {"text": "Lumisection"}, "range": [first - 0.5, last + 0.5]},
-        "yaxis": {
-            "autorange": "reversed",
-            "tickvals": rows,
-            "ticktext": [_short(mes[i].rsplit("/", 1)[-1], 26) for i in rows],
-            "tickfont": {"size": 10},
-        },
+        "yaxis": {"range": [len(mes) - 0.5, -0.5], "tickfont": {"size": 10}, "showgrid": False},
+        "shapes": [
+            {"type": "line", "xref": "paper", "yref": "y", "x0": -0.6, "x1": 1}
+            | {"y0": at - 0.5, "y1": at - 0.5, "line": {"color": "#7b838d", "width": 1}}
+            for at in borders
+        ],
+        # The browser names as many rows as there is room for, and those that are zoomed to.
         "meta": {"words": {str(code): text for code, text in words.items()}, "rows": list(mes)},
     }
     return {"data": [trace], "layout": layout}

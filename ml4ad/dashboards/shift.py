@@ -34,7 +34,10 @@ if TYPE_CHECKING:
 
 #: Without a new file for so long, the page says so.
 SILENCE_S = 1800
-_LOOK_EVERY = 5
+#: News come by themselves; what nobody tells (conditions, files that were forgotten) is looked for
+#: every so many pulses.
+_LOOK_EVERY = 15
+_PER_PB = "pb\N{SUPERSCRIPT MINUS}\N{SUPERSCRIPT ONE}"
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,8 @@ class Shift(page.Page):
         self._board: Board | None = None
         self._incidents: pd.DataFrame | None = None
         self._at: tuple[str, int] | None = None
+        self._facts: dict[str, str] = {}
+        self._last: datetime | None = None
         self._controls()
         given = {"dataset": dataset, "run": run_number or ""}
         self._given = {name: [str(value)] for name, value in given.items() if value}
@@ -129,6 +134,7 @@ class Shift(page.Page):
         self.strip = widgets.HTML()
         self.map = Plot(label="alarm map")
         self.list = widgets.Select(rows=6, layout={"width": "auto"})
+        self.list.add_class("ml4ad-incidents")
         self.reason = widgets.HTML()
         self.plot = Plot(label="histogram and reference")
         self.trend = Plot(label="significance over lumisections")
@@ -153,6 +159,8 @@ class Shift(page.Page):
         self.on(self.run, self._run_chosen)
         self.on(self.list, self._incident_chosen)
         self.on(self.map, self._cell_chosen, "clicked")
+        for box in (self.first, self.last):
+            self.on(box, self._mark)
         for kind, button in self.says.items():
             self.on_click(button, partial(self.say, kind))
         flow = {"flex_flow": "row wrap", "align_items": "center", "grid_gap": "2px 6px"}
@@ -160,20 +168,20 @@ class Shift(page.Page):
             [
                 self.reason,
                 self.plot,
-                self.trend,
                 widgets.HBox([self.by, self.why, self.first, self.last, self.scope], layout=flow),
                 widgets.HBox([*self.says.values()], layout=flow),
+                self.trend,
             ]
         )
+        both = widgets.Box([widgets.VBox([self.map, self.verdicts]), self._detail])
+        both.add_class("ml4ad-two")
         self._all = widgets.VBox(
             [
                 widgets.HBox([self.dataset, self.run, self.newest], layout=flow),
                 self.strip,
                 self._listing,
                 self.list,
-                self.map,
-                self._detail,
-                self.verdicts,
+                both,
             ]
         )
         self._nothing = widgets.HTML()
@@ -182,6 +190,8 @@ class Shift(page.Page):
 
     def load(self) -> None:
         """Ask for runs, scores, incidents and verdicts; keep what is chosen."""
+        # First: what is told from now on is not in what is read below.
+        self._news.take(self.archive.engine)
         runs = self.archive.runs()
         self._runs = runs[runs["n_ls"] > 0]
         if not len(self._runs):
@@ -227,20 +237,22 @@ class Shift(page.Page):
         self._refresh()
 
     def follow(self) -> None:
-        """Take the news; every ten seconds look for new lumisections."""
+        """Take the news, and look for what nobody tells from time to time."""
         news = self._news.take(self.archive.engine)
         self._pulses += 1
-        concerned = [one for one in news if one.get("run_number") == self.run.value]
-        if concerned or (self._news.missed and self._runs is not None and len(self._runs)):
-            self._refresh()
-        if self._pulses % _LOOK_EVERY == 0 or self._runs is None or not len(self._runs):
+        look = self._pulses % _LOOK_EVERY == 0 or any(one.get("what") == "file" for one in news)
+        if look or self._news.missed or self._runs is None or not len(self._runs):
             runs = self.archive.runs()
             runs = runs[runs["n_ls"] > 0]
-            if self._runs is None or not runs.equals(self._runs):
+            if self._news.missed or self._runs is None or not runs.equals(self._runs):
                 self.load()
                 self.publish()
-            else:
-                self.strip.value = self._strip()
+                return
+            self._ask_strip()
+        if any(one.get("run_number") == self.run.value for one in news):
+            self._refresh()
+        elif self._runs is not None and len(self._runs):
+            self.strip.value = self._strip()
 
     # -- the run ----------------------------------------------------------------------------------
 
@@ -251,6 +263,7 @@ class Shift(page.Page):
         self._board = board(maps)
         self._said = verdict.list_(self.archive, run_number, dataset=dataset)
         self._incidents = alarms.incidents(self.archive, run_number, dataset=dataset)
+        self._ask_strip()
         self._show_incidents()
         self.strip.value = self._strip()
         self._show_verdicts()
@@ -314,18 +327,25 @@ class Shift(page.Page):
         ]
         word, kind = self._state()
         parts = [f'<div class="state {kind}">{html.escape(word)}</div>']
-        facts = {"Run": str(self.run.value)} | self._conditions()
+        facts = {"Run": str(self.run.value)} | self._facts
         if len(own):
             lacking = int(own["last_ls"].iloc[0] - own["n_ls"].iloc[0])
             here = f"{page.number(int(own['n_ls'].iloc[0]))} LS"
             facts["Complete"] = here + (f", {lacking} missing" if lacking else ", none missing")
-        since = self._since_last()
+        since = None if self._last is None else (datetime.now(UTC) - self._last).total_seconds()
         facts["Last data"] = f"{page.ago(since)} ago" if since is not None else page.NONE
+        late = since is not None and since > SILENCE_S and self.newest.value
         for name, value in facts.items():
-            late = name == "Last data" and since is not None and since > SILENCE_S
-            style = ' class="warn"' if late else ""
+            style = ' class="warn"' if late and name == "Last data" else ""
             parts.append(f"<div><small>{name}</small><b{style}>{html.escape(value)}</b></div>")
-        return f'<div class="ml4ad-strip">{"".join(parts)}</div>'
+        strip = f'<div class="ml4ad-strip">{"".join(parts)}</div>'
+        if late and since is not None:
+            strip += (
+                f'<div class="ml4ad-banner late" role="status"><b>No new data for {page.ago(since)}.'
+                "</b> If the run is over, that is as it should be. If it goes on, files do not "
+                "arrive or are not taken in: call the expert on duty.</div>"
+            )
+        return strip
 
     def _state(self) -> tuple[str, str]:
         if self._board is None or self._incidents is None:
@@ -340,32 +360,32 @@ class Shift(page.Page):
             return f"Only {part:.0%} assessed", "warn"
         return "All right", "good"
 
-    def _conditions(self) -> dict[str, str]:
+    def _ask_strip(self) -> None:
+        """Ask for what the strip tells of the run, and when the last file of the dataset came."""
         frame = self.archive.conditions(run_number=self.run.value)
-        out = {}
-        for name, column, unit, scale in (
-            ("Fill", "fill_number", "", 1.0),
-            ("Recorded", "recorded_lumi", " /pb", 1e-6),
-            ("Pileup", "pileup", "", 1.0),
+        self._facts = {}
+        for name, column in (
+            ("Fill", "fill_number"),
+            ("Recorded luminosity", "recorded_lumi"),
+            ("Pileup", "pileup"),
         ):
             if column not in frame or not frame[column].notna().any():
                 continue
-            values = frame[column].astype("float64")
-            value = values.sum() * scale if column == "recorded_lumi" else values.dropna().iloc[-1]
-            shown = str(int(value)) if column == "fill_number" else page.number(float(value), 3)
-            out[name] = f"{shown}{unit}"
-        return out
-
-    def _since_last(self) -> float | None:
-        """Seconds since the last file of the dataset was taken in."""
+            known = frame[column].dropna().astype("float64")
+            last = float(known.iloc[-1])
+            if column == "fill_number":
+                self._facts[name] = str(int(last))
+            elif column == "recorded_lumi":
+                self._facts[name] = f"{page.number(float(known.sum()) * 1e-6, 3)} {_PER_PB}"
+            else:
+                self._facts[f"{name}, LS {known.index[-1][1]}"] = page.number(last, 3)
         query = (
             sa.select(sa.func.max(schema.file.c.finished_at))
             .join(schema.dataset, schema.dataset.c.dataset_id == schema.file.c.dataset_id)
             .where(schema.dataset.c.dataset == self.dataset.value)
         )
         with self.archive.engine.connect() as connection:
-            last = connection.scalar(query)
-        return None if last is None else (datetime.now(UTC) - last).total_seconds()
+            self._last = connection.scalar(query)
 
     def _show_verdicts(self) -> None:
         if not len(self._said):
@@ -398,6 +418,14 @@ class Shift(page.Page):
             self.first.value = self.last.value = ls_number
         self._show(me, ls_number)
 
+    def _mark(self) -> None:
+        """Mark the range of the boxes where it is chosen, in the map and in the trend."""
+        if self._board is None or self._at is None or self._at[0] not in self._board.mes:
+            return
+        row = self._board.row(self._at[0])
+        self.map.marks = [plots.cell_mark(row, self.first.value, self.last.value)]
+        self._show_trend(self._at[0], row)
+
     def _show(self, me: str, ls_number: int) -> None:
         if self._board is None:
             return
@@ -407,7 +435,7 @@ class Shift(page.Page):
         at = min(int(column), len(self._board.ls_numbers) - 1)
         here = self._board.ls_numbers[at] == ls_number
         code = int(self._board.codes[i, at]) if here else 1
-        self._show_trend(me, i)
+        self._mark()
         link = controls.query({"dataset": self.dataset.value, "run": self.run.value, "me": me})
         more = f'<a href="explore.ipynb?{link}&amp;ls={ls_number}">Explore it</a>'
         head = f"<h2>{html.escape(me)}, LS {ls_number}</h2>"
@@ -467,7 +495,7 @@ class Shift(page.Page):
             {me.rsplit("/", 1)[-1]: (self._board.ls_numbers, powers)},
             unit="-log<sub>10</sub> p",
             mark=(self.first.value, self.last.value),
-            height=190,
+            height=170,
         )
         figure["layout"]["shapes"].append(
             {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "yref": "y"}

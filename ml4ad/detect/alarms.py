@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +67,7 @@ def refresh(archive: Archive, model: ModelLike, dataset: str, run_number: int) -
             )
         gone = [incident_id for incident_id in before if incident_id not in kept]
         connection.execute(sa.delete(_INCIDENT).where(_INCIDENT.c.incident_id.in_(gone)))
-        notify(
+        scoring.notify(
             connection,
             what="incidents",
             model=str(scored.model),
@@ -77,11 +76,6 @@ def refresh(archive: Archive, model: ModelLike, dataset: str, run_number: int) -
             n_incidents=len(found),
         )
     return len(found)
-
-
-def notify(connection: sa.Connection, **said: Any) -> None:
-    """Tell whoever listens, when this transaction is committed: see ``scoring.CHANNEL``."""
-    connection.execute(sa.select(sa.func.pg_notify(scoring.CHANNEL, json.dumps(said))))
 
 
 def _same(

@@ -26,7 +26,7 @@ from ml4ad.ingest import forget, ownership, selection, source
 from ml4ad.ingest.exported import Folder
 from ml4ad.ingest.ownership import Owned
 from ml4ad.stack import HistogramStack
-from ml4ad.store import DatabaseError, State, blocks, dimensions, engine
+from ml4ad.store import DatabaseError, State, blocks, dimensions, engine, scoring
 from ml4ad.store.blocks import PackedBlock
 from ml4ad.store.connection import raw, translated
 from ml4ad.store.dimensions import DATASET_LOCK, FILE_LOCK
@@ -236,6 +236,7 @@ def _store(
             n_blocks=packed.n_blocks,
             packed_bytes=packed.nbytes,
         )
+        scoring.notify(connection, what="file", file_id=row.file_id)
 
 
 def _lumisections(opened: dqmio.DQMIOFile | Folder) -> pd.DataFrame:

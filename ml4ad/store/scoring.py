@@ -6,6 +6,9 @@ per number.
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import sqlalchemy as sa
 from sqlalchemy import BigInteger, Column, Double, ForeignKey, Integer, LargeBinary, Text
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TIMESTAMP
@@ -16,8 +19,13 @@ from ml4ad.store.schema import MAX_NAME, metadata
 MODEL_STATES = ("training", "candidate", "active", "retired")
 #: What a person can say of lumisections; "seen" judges nothing.
 VERDICTS = ("good", "bad", "known", "not assessed", "seen")
-#: Where PostgreSQL tells of new incidents and verdicts, in JSON, to those who LISTEN.
+#: Where PostgreSQL tells of new files, incidents and verdicts, in JSON, to those who LISTEN.
 CHANNEL = "ml4ad"
+
+
+def notify(connection: sa.Connection, **said: Any) -> None:
+    """Tell whoever listens, when this transaction is committed."""
+    connection.execute(sa.select(sa.func.pg_notify(CHANNEL, json.dumps(said))))
 
 
 def _listed(values: tuple[str, ...]) -> str:

@@ -26,9 +26,48 @@ function library(model) {
   return loading;
 }
 
+function inkOf(el) {
+  return getComputedStyle(el).getPropertyValue("--ml4ad-ink").trim() || "#1b1f24";
+}
+
+function shapes(layout, marks, el) {
+  const ink = inkOf(el);
+  const inked = (one) => (one.line && one.line.color === "ink"
+    ? { ...one, line: { ...one.line, color: ink } } : one);
+  return [...(layout.shapes || []), ...marks.map(inked)];
+}
+
+// Names of the rows between two heights, as many as fit; a subsystem's first row names it, too.
+function rowTicks(rows, low, high, pixels) {
+  const first = Math.max(0, Math.ceil(Math.min(low, high)));
+  const last = Math.min(rows.length - 1, Math.floor(Math.max(low, high)));
+  const apart = Math.max(1, Math.ceil(11 * (Math.abs(high - low) || 1) / Math.max(pixels, 1)));
+  const subsystem = (row) => rows[row].split("/")[0];
+  const heads = [];
+  for (let row = first; row <= last; row += 1) {
+    const begins = row === first || subsystem(row) !== subsystem(row - 1);
+    if (begins && (!heads.length || row - heads.at(-1) >= apart)) heads.push(row);
+  }
+  const shown = [];
+  for (let row = first; row <= last; row += 1) {
+    const free = !shown.length || row - shown.at(-1) >= apart;
+    const next = heads.find((head) => head > row);
+    if (heads.includes(row) || (free && (next === undefined || next - row >= apart))) {
+      shown.push(row);
+    }
+  }
+  const text = (row) => {
+    const name = rows[row].split("/").at(-1);
+    const head = heads.includes(row) ? "<b>" + subsystem(row) + "</b> " : "";
+    const most = head ? Math.max(9, 33 - subsystem(row).length) : 33;
+    return head + (name.length > most ? name.slice(0, most - 1) + "…" : name);
+  };
+  return { tickvals: shown, ticktext: shown.map(text) };
+}
+
 function dressed(layout, el) {
   const style = getComputedStyle(el);
-  const ink = style.getPropertyValue("--ml4ad-ink").trim() || "#1b1f24";
+  const ink = inkOf(el);
   const line = style.getPropertyValue("--ml4ad-line").trim() || "#d5d9de";
   const out = { ...layout };
   out.font = { family: "system-ui, 'DejaVu Sans', sans-serif", size: 12, color: ink };
@@ -73,7 +112,16 @@ export default {
       }
       box.style.display = "";
       box.style.height = (figure.layout.height || 360) + "px";
-      await Plotly.react(box, figure.data, dressed(figure.layout, el), {
+      const layout = dressed(figure.layout, el);
+      layout.shapes = shapes(figure.layout, model.get("marks"), el);
+      const rows = (layout.meta || {}).rows;
+      const room = (figure.layout.height || 360) - 48;
+      if (rows) {
+        const kept = shown && box.layout.uirevision === layout.uirevision;
+        const [low, high] = kept ? box.layout.yaxis.range : layout.yaxis.range;
+        layout.yaxis = { ...layout.yaxis, ...rowTicks(rows, low, high, room) };
+      }
+      await Plotly.react(box, figure.data, layout, {
         responsive: true, displaylogo: false,
         modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
         toImageButtonOptions: { format: "png", scale: 2, filename: model.get("label") || "picture" },
@@ -88,6 +136,13 @@ export default {
         model.set("clicked", { x: point.x, y: point.y, trace: point.curveNumber, times });
         model.save_changes();
       });
+      box.on("plotly_relayout", (change) => {
+        const names = (box.layout.meta || {}).rows;
+        if (!names || !Object.keys(change).some((key) => key.startsWith("yaxis.") && !key.includes("tick"))) return;
+        const [low, high] = box.layout.yaxis.range;
+        const ticks = rowTicks(names, low, high, box.clientHeight - 48);
+        Plotly.relayout(box, { "yaxis.tickvals": ticks.tickvals, "yaxis.ticktext": ticks.ticktext });
+      });
       box.on("plotly_hover", (event) => {
         const point = event.points[0];
         const words = ((box.layout.meta || {}).words) || null;
@@ -98,13 +153,19 @@ export default {
         caption.textContent = "LS " + point.x + ": " + row + ": " + said;
       });
     };
+    const mark = () => {
+      if (!shown) return;
+      Plotly.relayout(box, { shapes: shapes(model.get("figure").layout, model.get("marks"), el) });
+    };
     model.on("change:figure", draw);
+    model.on("change:marks", mark);
     const dark = window.matchMedia("(prefers-color-scheme: dark)");
     dark.addEventListener("change", draw);
     await draw();
     return () => {
       dark.removeEventListener("change", draw);
       model.off("change:figure", draw);
+      model.off("change:marks", mark);
       if (shown) Plotly.purge(box);
     };
   },
