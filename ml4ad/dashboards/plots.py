@@ -521,9 +521,9 @@ def alarm_map(
     ]
     ticks = [low / 2, 0, limit, most]
     texts = [
-        "not<br>assessed",
+        "not assessed",
         "p = 1",
-        f"alarm<br>10<sup>{-limit / STEPS:.1f}</sup>",
+        f"alarm: 10<sup>{-limit / STEPS:.1f}</sup>",
         f"10<sup>-{_MOST_POWERS}</sup>",
     ]
     trace: Figure = {
@@ -533,15 +533,22 @@ def alarm_map(
         "zmin": low,
         "zmax": most,
         "colorscale": [[(at - low) / (most - low), colour] for at, colour in scale],
-        "colorbar": {"thickness": 10, "tickvals": ticks, "ticktext": texts, "len": 1},
+        "colorbar": {"thickness": 10, "tickvals": ticks, "ticktext": texts, "len": 1}
+        | {
+            "orientation": "h",
+            "y": 1,
+            "yanchor": "bottom",
+            "x": 0.5,
+            "ticklabelposition": "outside top",
+        },
         "hoverinfo": "none",
         "ygap": 1 if len(mes) <= 60 else 0,
     }
     subsystems = [me.split("/", 1)[0] for me in mes]
     borders = [i for i in range(1, len(mes)) if subsystems[i] != subsystems[i - 1]]
     layout: Figure = {
-        "height": int(min(600, max(190, 9 * len(mes) + 70))),
-        "margin": {"l": 205, "r": 10, "t": 8, "b": 40},
+        "height": int(min(600, max(190, 9 * len(mes) + 90))),
+        "margin": {"l": 200, "r": 12, "t": 46, "b": 40},
         "uirevision": f"{len(mes)} {mes[0]}",
         "xaxis": {"title": {"text": "Lumisection"}, "range": [first - 0.5, last + 0.5]},
         "yaxis": {"range": [len(mes) - 0.5, -0.5], "tickfont": {"size": 10}, "showgrid": False},

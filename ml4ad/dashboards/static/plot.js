@@ -115,7 +115,7 @@ export default {
       const layout = dressed(figure.layout, el);
       layout.shapes = shapes(figure.layout, model.get("marks"), el);
       const rows = (layout.meta || {}).rows;
-      const room = (figure.layout.height || 360) - 48;
+      const room = (figure.layout.height || 360) - 86;
       if (rows) {
         const kept = shown && box.layout.uirevision === layout.uirevision;
         const [low, high] = kept ? box.layout.yaxis.range : layout.yaxis.range;
@@ -140,7 +140,7 @@ export default {
         const names = (box.layout.meta || {}).rows;
         if (!names || !Object.keys(change).some((key) => key.startsWith("yaxis.") && !key.includes("tick"))) return;
         const [low, high] = box.layout.yaxis.range;
-        const ticks = rowTicks(names, low, high, box.clientHeight - 48);
+        const ticks = rowTicks(names, low, high, box.clientHeight - 86);
         Plotly.relayout(box, { "yaxis.tickvals": ticks.tickvals, "yaxis.ticktext": ticks.ticktext });
       });
       box.on("plotly_hover", (event) => {
