@@ -342,8 +342,9 @@ class Shift(page.Page):
         if late and since is not None:
             strip += (
                 '<div class="ml4ad-banner late" role="status">'
-                f"<b>No new data for {page.ago(since)}.</b> If the run is over, that is as it should be. If it goes on, files do not "
-                "arrive or are not taken in: call the expert on duty.</div>"
+                f"<b>No new data for {page.ago(since)}.</b> If the run is over, "
+                "that is as it should be. If it goes on, files do not arrive or are not taken in: "
+                "call the expert on duty.</div>"
             )
         return strip
 
