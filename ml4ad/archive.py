@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import sqlalchemy as sa
 
 from ml4ad import conditions, settings, store
 from ml4ad.conditions.certified import Certifications
-from ml4ad.dqmio.names import Pattern, matcher
+from ml4ad.dqmio.names import Pattern, matcher, near, spelled
 from ml4ad.stack import HistogramStack, Ints, LsSelection
 from ml4ad.store import blocks
 from ml4ad.store.schema import binning, block, dataset, file, lumisection, me, run, scalar
@@ -251,6 +250,15 @@ class Archive:
             found = self._elements(connection, pattern, self._ids(connection, dataset), run_number)
         columns = ["me", "kind", "subsystem", "dim"]
         return pd.DataFrame([[getattr(e, c) for c in columns] for e in found], columns=columns)
+
+    def near(self, pattern: Pattern, dataset: str | None = None) -> str:
+        """What to try where no element matches: "near: " and up to three names.
+
+        Raises KeyError if the dataset is unknown.
+        """
+        with self._reading() as connection:
+            known = self._elements(connection, "*", self._ids(connection, dataset), None)
+        return _near(pattern, [element.me for element in known])
 
     def scalars(
         self,
@@ -512,8 +520,7 @@ class Archive:
         self, connection: sa.Connection, pattern: Pattern, ids: Sequence[int]
     ) -> str:
         known = [row.me for row in self._elements(connection, "*", ids, None)]
-        text = pattern if isinstance(pattern, str) else getattr(pattern, "pattern", str(pattern))
-        return f"no element matches {text!r}; {_near(text, known)}"
+        return f"no element matches {spelled(pattern)!r}; {_near(pattern, known)}"
 
     def _not_in_run(
         self,
@@ -636,17 +643,9 @@ def _scalar_row(row: Any) -> tuple[Any, ...]:
     return (*key, "String", row.string_value.decode(errors="surrogateescape"), row.file)
 
 
-def _near(wanted: str, known: Sequence[str]) -> str:
+def _near(wanted: Pattern, known: Sequence[str]) -> str:
     """What to look at instead of a name that is not there."""
-    if not known:
-        return "the archive is empty: see `ml4ad ingest --help`"
-    close = difflib.get_close_matches(wanted, known, n=3, cutoff=0.4)
-    if not close:
-        # Only the last part of a name may be what is known of it.
-        leaves: dict[str, str] = {name.rsplit("/", 1)[-1]: name for name in known}
-        leaf = wanted.rsplit("/", 1)[-1]
-        close = [leaves[n] for n in difflib.get_close_matches(leaf, leaves, n=3, cutoff=0.4)]
-    return f"near: {', '.join(close or list(known)[:3])}"
+    return near(wanted, known) if known else "the archive is empty: see `ml4ad ingest --help`"
 
 
 def _span(numbers: Sequence[int], what: str) -> str:

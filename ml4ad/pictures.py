@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ml4ad import trends
 from ml4ad.stack import Axis, HistogramStack
 
 if TYPE_CHECKING:
@@ -138,19 +139,12 @@ def ls_map(stack: HistogramStack, *, normalise: bool = True, title: str | None =
     """
     if len(stack.axes) != 1 or not len(stack):
         raise ValueError(f"{stack.me}: {len(stack.axes)} axes, {len(stack)} LS; want 1 and some")
-    first, last = int(stack.ls_numbers[0]), int(stack.ls_numbers[-1])
-    values = np.full((last - first + 1, stack.axes[0].n_bins), np.nan)
-    rows = stack.values().astype(np.float64)
-    if normalise and not stack.is_profile:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            rows = rows / rows.sum(axis=1, keepdims=True)
-    values[stack.ls_numbers - first] = rows
+    values = trends.ls_map(stack, normalise=normalise)
+    edges = np.append(values.index, values.index[-1] + 1) - 0.5
     with _cms_style():
         figure = _figure()
         ax = figure.subplots()
-        mesh = ax.pcolormesh(
-            np.arange(first, last + 2) - 0.5, stack.axes[0].edges, values.T, cmap="viridis"
-        )
+        mesh = ax.pcolormesh(edges, stack.axes[0].edges, values.to_numpy().T, cmap="viridis")
         unit = "Mean" if stack.is_profile else "Fraction of entries" if normalise else "Entries"
         figure.colorbar(mesh, ax=ax, label=f"{unit} per bin")
         ax.set_xlabel("Lumisection")

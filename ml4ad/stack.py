@@ -500,6 +500,10 @@ class HistogramStack:
             )
         return at
 
+    def _ipython_key_completions_(self) -> list[int]:
+        """What the tab key offers after ``stack[``."""
+        return self.ls_numbers.tolist()
+
     def select(self, wanted: LsSelection) -> HistogramStack:
         """Stack of those wanted that are here: numbers, ``[first, last]`` pairs, or a slice.
 
@@ -577,19 +581,26 @@ class HistogramStack:
         out = dataclasses.replace(self, kind=kind, run_ls_numbers=None, **changed)
         return out if (np.diff(first) > 0).all() else out._take(first)
 
-    def grouped_to(self, amounts: Mapping[int, float], target: float) -> HistogramStack:
+    def grouped_to(
+        self, amounts: Mapping[int, float] | pd.Series[Any], target: float
+    ) -> HistogramStack:
         """Consecutive lumisections summed until ``amounts`` by lumisection reach ``target``.
+
+        ``stack.grouped_to(archive.conditions(dataset, run)["recorded_lumi"].loc[run], 5e6)`` gives
+        histograms of 5 1/pb each, as luminosities are in 1/ub.
 
         A rest at the end that does not reach the target is left out. A lumisection without an
         amount counts nothing and is left out. Raises ValueError if the target is not positive.
         """
         if not target > 0:
             raise ValueError(f"target {target}, want a positive amount")
+        # What pandas does not know is NA, of which nothing is greater or smaller.
+        known = amounts if isinstance(amounts, Mapping) else amounts.dropna()
         groups: list[list[int]] = []
         current: list[int] = []
         reached = 0.0
         for ls_number in self.ls_numbers.tolist():
-            amount = amounts.get(ls_number, np.nan)
+            amount = known.get(ls_number, np.nan)
             if not np.isfinite(amount):
                 continue
             current.append(ls_number)

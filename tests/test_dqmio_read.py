@@ -218,6 +218,23 @@ def test_elements_tell_every_name_once_per_kind() -> None:
         assert not found.per_run["A/B/onlyls2"]
 
 
+def test_one_element_of_one_run_comes_as_one_stack_or_with_what_there_is() -> None:
+    with dqmio.open(HERE / "small14.root") as file:
+        stack = file.stack("*/plain", 367001)
+        assert (stack.me, stack.ls_numbers.tolist()) == ("A/B/plain", [1, 2, 4, 5])
+        assert file.stack("A/B/plain", 367000, 0).ls_numbers.tolist() == [0]
+        with pytest.raises(KeyError, match=r"no element matches 'A/\*/plan'; near: A/B/plain"):
+            file.stack("A/*/plan")
+        with pytest.raises(ValueError, match=r"'A/B/\*' means 18 elements, want one of A/B/plain,"):
+            file.stack("A/B/*")
+        with pytest.raises(ValueError, match=r"of 2 runs, want one of \[367000, 367001\]"):
+            file.stack("A/B/plain")
+        with pytest.raises(KeyError, match="nothing of run 1; runs there: 367000, 367001"):
+            file.stack("A/B/plain", 1)
+        with pytest.raises(KeyError, match="nothing of lumisections 9 of run 367000;"):
+            file.stack("A/B/plain", 367000, 9)
+
+
 def test_rows_per_run_are_stacks_of_their_own() -> None:
     with dqmio.open(HERE / "small14.root") as file:
         stacks = list(file.stacks())

@@ -12,6 +12,7 @@ import httpx
 import nbformat
 import pytest
 from campaign_samples import DATASET, LINE, MAP
+from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
 from ml4ad.pipelines import notebook as notebooks
@@ -65,10 +66,8 @@ def work(campaign_files, tmp_path_factory):
     (folder / "tutorials").mkdir()
     for name, (own, _) in SHOWN.items():
         parameters = own | ({"paths": [str(campaign_files / "store")]} if name == "ingest" else {})
-        read = notebooks.read(FOLDER / f"{name}.ipynb")
-        content = parameterize_notebook(
-            read.content, read.check(parameters), kernel_name="ml4ad", language="python"
-        )
+        content = load_notebook_node(str(FOLDER / f"{name}.ipynb"))
+        content = parameterize_notebook(content, parameters, kernel_name="ml4ad", language="python")
         nbformat.write(content, folder / f"{name}.ipynb")
     return folder
 

@@ -190,8 +190,10 @@ def test_what_is_left_open_is_chosen_or_refused(archive):
     assert choice.runs(archive, DATASET, newest=2) == [382962, 383394]
     with pytest.raises(KeyError, match="no run 1; there: 4 from 382076 to 383394"):
         choice.runs(archive, DATASET, [1])
-    with pytest.raises(KeyError, match="no element"):
+    with pytest.raises(KeyError, match=r"with 3 axes; PixelPhase1/.*charge_PXLayer_1 has 1"):
         choice.element(archive, DATASET, 383394, LINE, dim=3)
+    with pytest.raises(KeyError, match=r"matches 'Pixel.*chrge\*' .*; near: PixelPhase1/.*charge_"):
+        choice.element(archive, DATASET, 383394, "PixelPhase1/*/chrge*")
     with pytest.raises(ValueError, match="no good lumisection"):
         choice.good_stacks(archive, DATASET, LINE, where="pileup > 1000")
     with choice.workers() as client:

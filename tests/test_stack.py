@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -129,6 +130,9 @@ def test_groups_reach_the_luminosity_target():
     grouped = stack.grouped_to({3: 1.0, 4: 1.0, 7: 5.0, 9: np.nan}, 2.0)
     assert grouped.ls_numbers.tolist() == [3, 7]
     assert grouped.entries.tolist() == [24, 12]
+    # As `Archive.conditions` gives them.
+    known = pd.Series({3: 1.0, 4: 1.0, 7: 5.0, 9: pd.NA}, dtype="Float64")
+    assert stack.grouped_to(known, 2.0).entries.tolist() == [24, 12]
     with pytest.raises(ValueError, match="target 0"):
         stack.grouped_to({}, 0)
 
@@ -142,6 +146,10 @@ def test_tables_and_arrays_for_elsewhere_agree():
     array = stack.to_xarray()
     assert float(array.sel(ls_number=7, x=0.25, y=0.5)) == contents[2, 0, 0]
     assert stack.to_pandas(flow=True).shape == (4, 8 * 4)
+
+
+def test_the_tab_key_offers_the_lumisections():
+    assert stack_of(np.ones((4, 6, 2)))._ipython_key_completions_() == [3, 4, 7, 9]
 
 
 def test_a_stack_shows_itself():

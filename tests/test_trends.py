@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -44,6 +46,42 @@ def test_quantiles_rise_and_share_the_entries(counts, levels):
                 assert below == pytest.approx(level * own.sum(), abs=1e-6)
     rising = trends.table(stack, quantiles=sorted(levels)).iloc[:, 4:]
     assert (rising.diff(axis=1).iloc[:, 1:].fillna(0) >= -1e-9).all(axis=None)
+
+
+def test_several_runs_and_elements_are_one_table():
+    here = stack_of([[1, 0, 0, 0], [0, 0, 0, 2]])
+    later = dataclasses.replace(here, run_number=2)
+    other = dataclasses.replace(here, me="A/c")
+    of_one = trends.table(iter([here, later]))
+    assert of_one.index.names == ["run_number", "ls_number"]
+    assert of_one.loc[(2, 6), "mean"] == 6.0
+    of_two = trends.table([here, other])
+    assert of_two.loc[("A/c", 1, 5), "entries"] == 1
+    with pytest.raises(ValueError, match="no stack"):
+        trends.table([])
+
+
+def test_a_run_is_told_by_the_sum_of_its_lumisections():
+    here, empty = stack_of([[1, 0, 0, 0], [0, 0, 0, 2]]), stack_of(np.zeros((0, 4)))
+    found = trends.runs([here, empty])
+    assert found.loc[0, ["n_ls", "first_ls", "last_ls"]].tolist() == [2, 5, 6]
+    whole = trends.table(stack_of([[1, 0, 0, 2]])).iloc[0]
+    assert found.loc[0, whole.index].astype(float).equals(whole)
+    assert found.loc[1, "n_ls"] == 0
+    assert np.isnan(found.loc[1, "mean"])
+
+
+def test_a_map_has_a_row_for_each_lumisection_that_is_missing_too():
+    stack = stack_of([[1, 0, 0, 3], [0, 0, 0, 0], [2, 2, 2, 2]]).select([5, 7])
+    found = trends.ls_map(stack)
+    assert found.index.tolist() == [5, 6, 7]
+    assert found.loc[6].isna().all()
+    assert found.loc[5].tolist() == [1, 0, 0, 3]
+    shares = trends.ls_map(stack_of([[1, 0, 0, 3], [0, 0, 0, 0]]), normalise=True)
+    assert shares.loc[5].tolist() == [0.25, 0, 0, 0.75]
+    assert shares.loc[6].isna().all()
+    with pytest.raises(ValueError, match="A/b, run 1: no lumisection"):
+        trends.ls_map(stack.select([]))
 
 
 def test_what_is_no_line_is_refused():

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -51,6 +52,33 @@ def matcher(pattern: Pattern) -> Callable[[str], bool]:
         )
     several = [matcher(one) for one in pattern]
     return lambda name: any(one(name) for one in several)
+
+
+def spelled(pattern: Pattern) -> str:
+    """The pattern as people write it.
+
+    >>> spelled(re.compile("charge$")), spelled(["a*", "b"])
+    ('charge$', 'a*, b')
+    """
+    if isinstance(pattern, str):
+        return pattern
+    return pattern.pattern if isinstance(pattern, re.Pattern) else ", ".join(map(spelled, pattern))
+
+
+def near(wanted: Pattern, known: Sequence[str]) -> str:
+    """Up to three of the ``known`` names that may have been meant, as part of a sentence.
+
+    >>> near("PixelPhase1/*/chrge*", ["DT/occupancy", "PixelPhase1/Tracks/charge"])
+    'near: PixelPhase1/Tracks/charge'
+    """
+    name = spelled(wanted)
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+    if not close:
+        # Only the last part of a name may be what is known of it.
+        leaves: dict[str, str] = {name.rsplit("/", 1)[-1]: name for name in known}
+        leaf = name.rsplit("/", 1)[-1]
+        close = [leaves[n] for n in difflib.get_close_matches(leaf, leaves, n=3, cutoff=0.4)]
+    return f"near: {', '.join(close or list(known)[:3])}"
 
 
 def glob_to_regex(pattern: str) -> str:

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from ml4ad.dqmio.assemble import Assembler, Origin
 from ml4ad.dqmio.axes import decoded
 from ml4ad.dqmio.baskets import Branch, Ints, Loss, Piece
-from ml4ad.dqmio.names import Pattern, dataset_from_path, matcher
+from ml4ad.dqmio.names import Pattern, dataset_from_path, literal, matcher, near, spelled
 from ml4ad.dqmio.source import CorruptFileError, NotDQMIOError, Source
-from ml4ad.stack import KINDS, HistogramStack, LsSelection, as_ls_mask
+from ml4ad.stack import KINDS, HistogramStack, LsSelection, as_ls_mask, concatenate
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -356,6 +356,39 @@ class DQMIOFile:
         }
 
     # -- contents ---------------------------------------------------------------------------------
+
+    def stack(
+        self,
+        me: Pattern,
+        run_number: int | None = None,
+        ls_numbers: LsSelection | None = None,
+    ) -> HistogramStack:
+        """All lumisections of one element of one run, or those wanted, as `Archive.stack` gives it.
+
+        The run need not be named where the file has one of it. Raises KeyError, naming what is
+        near, if no element is meant or the run has none of it; ValueError if several are meant, or
+        its binning changes (then `stacks` gives each).
+        """
+        histograms = self.elements[self.elements["kind"].isin(KINDS)]["me"].unique().tolist()
+        meant = [name for name in histograms if matcher(me)(name)]
+        if not meant:
+            raise KeyError(f"no element matches {spelled(me)!r}; {near(me, histograms)}")
+        if len(meant) > 1:
+            told = ", ".join(meant[:3]) + (", ..." if len(meant) > 3 else "")
+            raise ValueError(f"{spelled(me)!r} means {len(meant)} elements, want one of {told}")
+        found = list(self.stacks(literal(meant[0]), run_number, ls_numbers))
+        # What was filled per run is no lumisection, unless it is all that there is.
+        found = [own for own in found if own.ls_numbers[0]] or found
+        runs = sorted({own.run_number for own in found})
+        if not found:
+            of = f" of lumisections {ls_numbers}" if ls_numbers is not None else ""
+            there = ", ".join(map(str, sorted(set(self.lumisections["run_number"]))))
+            raise KeyError(
+                f"{meant[0]}: nothing{of} of run {run_number or there}; runs there: {there}"
+            )
+        if len(runs) > 1:
+            raise ValueError(f"{meant[0]}: of {len(runs)} runs, want one of {runs}")
+        return concatenate(found)
 
     def stacks(
         self,

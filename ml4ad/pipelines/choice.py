@@ -53,12 +53,17 @@ def element(
 ) -> str:
     """The first element of a run that matches ``pattern`` and has ``dim`` axes.
 
-    Raises KeyError if there is none.
+    Raises KeyError if there is none, naming what is near or how many axes those have that match.
     """
     found = archive.elements(pattern, dataset=dataset, run_number=run_number)
     fitting = found[found["dim"] == dim]["me"]
     if fitting.empty:
-        raise KeyError(f"run {run_number} of {dataset}: no element {pattern!r} with {dim} axes")
+        others = found.head(3)[["me", "dim"]].itertuples(index=False)
+        have = ", ".join(f"{me} has {own}" for me, own in others)
+        raise KeyError(
+            f"run {run_number} of {dataset}: no element matches {pattern!r} with {dim} axes; "
+            f"{have or archive.near(pattern, dataset)}"
+        )
     return str(fitting.iloc[0])
 
 
