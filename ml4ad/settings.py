@@ -3,6 +3,7 @@
 Nothing is read on import.
 """
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
@@ -176,4 +177,20 @@ def load() -> Settings:
 
     Raises ValueError (pydantic's, naming key and value) if one of them is not acceptable.
     """
+    import os
+
+    path = settings_file()
+    try:
+        found = path.stat()
+        written: tuple[int, int] | None = (found.st_mtime_ns, found.st_size)
+    except OSError:
+        written = None
+    home = ("HOME", "XDG_DATA_HOME")
+    own = [(k, v) for k, v in os.environ.items() if k.upper().startswith("ML4AD_") or k in home]
+    return _loaded(tuple(sorted(own)), path, written)
+
+
+# Read anew takes milliseconds, and a server asks several times for every request.
+@lru_cache(maxsize=16)
+def _loaded(*_: object) -> Settings:
     return Settings()

@@ -6,6 +6,7 @@ import base64
 import binascii
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import orjson
@@ -18,6 +19,8 @@ _LARGEST_KEY = 2**63 - 1
 _JSON = "application/json"
 # Smaller answers are not worth compressing; larger pieces are compressed as they come.
 _WORTH = 1400
+# Bytes that are handed to the network at a time.
+_AT_ONCE = 2**20
 
 
 class InvalidCursorError(KeyError):
@@ -121,12 +124,14 @@ def stream(request: Request, parts: Iterable[bytes], media_type: str = _JSON) ->
 
 def sent(parts: Iterable[bytes], media_type: str) -> Response:
     """An answer that is sent while it is made, as it is; what goes wrong first is told."""
-    made = iter(parts)
+    made = (part for part in parts if part)
     first = next(made, b"")
 
-    def whole() -> Iterator[bytes]:
-        yield first
-        yield from made
+    def whole() -> Iterator[Any]:
+        for part in chain([first], made):
+            # What was handed over is waited for before more is: a slow client has little of it.
+            for start in range(0, len(part), _AT_ONCE):
+                yield memoryview(part)[start : start + _AT_ONCE]
 
     return StreamingResponse(whole(), media_type=media_type)
 

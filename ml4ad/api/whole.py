@@ -35,6 +35,7 @@ MEDIA = {
 
 # Bytes of contents that are read, and sent, at a time.
 _PART_BYTES = 16 * 2**20
+_SMALL = 2**16
 _ERRORS = ("sumw2", "sum_of_weights", "sum_of_weights_squared")
 
 
@@ -242,9 +243,18 @@ class _Sink(io.RawIOBase):
         self._pieces.append(bytes(data))
         return len(data)
 
-    def taken(self) -> bytes:
+    def taken(self) -> Iterator[bytes]:
+        """What was written since; small pieces are joined, large ones come as they are."""
         pieces, self._pieces = self._pieces, []
-        return b"".join(pieces)
+        small: list[bytes] = []
+        for piece in pieces:
+            if len(piece) < _SMALL:
+                small.append(piece)
+                continue
+            yield b"".join(small)
+            small = []
+            yield piece
+        yield b"".join(small)
 
 
 def written(
@@ -263,6 +273,6 @@ def written(
         writer = pq.ParquetWriter(target, columns, compression=compression)
     for stack in stacks:
         writer.write_batch(_batch(stack, columns))
-        yield sink.taken()
+        yield from sink.taken()
     writer.close()
-    yield sink.taken()
+    yield from sink.taken()
