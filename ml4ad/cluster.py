@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import pandas as pd
     from distributed import Client
 
     from ml4ad.settings import Settings
@@ -19,6 +21,9 @@ KINDS: Mapping[str, tuple[str, str, str]] = {
     "slurm": ("dask_jobqueue", "SLURMCluster", "batch"),
     "kubernetes": ("dask_kubernetes.operator", "KubeCluster", "kubernetes"),
 }
+
+#: Where a run notes the address of its scheduler, in Dask's own format.
+SCHEDULER_FILE = "dask-scheduler.json"
 
 # Without an address Dask takes port 8787, which a second cluster would find taken.
 _ANY_PORT = "127.0.0.1:0"
@@ -113,6 +118,35 @@ def client(
         cluster.scale(workers or jobs)
         with Client(cluster) as connected:
             yield connected
+
+
+def workers(scheduler_file: Path, timeout_s: float = 2) -> pd.DataFrame:
+    """Workers of the scheduler that the file names: worker, host, n_tasks, cpu, memory, limit.
+
+    ``n_tasks`` are at work, ``cpu`` is in per cent of a core, memory and limit in bytes. Raises
+    OSError if there is no such file or the scheduler does not answer.
+    """
+    import json
+
+    import pandas as pd
+    from distributed import Client
+
+    address = json.loads(scheduler_file.read_text(encoding="utf-8"))["address"]
+    with Client(address, timeout=timeout_s, set_as_default=False) as client:
+        found = client.scheduler_info()["workers"]
+        busy = client.processing()
+    rows = [
+        {
+            "worker": str(own["name"]),
+            "host": own["host"],
+            "n_tasks": len(busy.get(at, ())),
+            "cpu": float(own["metrics"].get("cpu", 0.0)),
+            "memory": int(own["metrics"].get("memory", 0)),
+            "limit": int(own["memory_limit"] or 0),
+        }
+        for at, own in found.items()
+    ]
+    return pd.DataFrame(rows, columns=["worker", "host", "n_tasks", "cpu", "memory", "limit"])
 
 
 def _described(settings: Settings, name: str) -> tuple[str, dict[str, Any], int]:

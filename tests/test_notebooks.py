@@ -25,6 +25,8 @@ SQL = re.compile(r"\bselect\b.+\bfrom\b|\binsert into\b|sqlalchemy|psycopg", re.
 PARAMETERS = {
     "train": {"elements": [LINE, MAP], "workers": 0, "activate": True},
     "evaluate": {"n_trials": 2, "others": False, "element": MAP},
+    "prove": {"n_trials": 2, "elements": [MAP]},
+    "retry": {"workers": 0},
     "06_train_and_compare": {"elements": [LINE]},
     "07_own_model": {"n_trials": 2, "element": LINE},
 }
@@ -50,7 +52,7 @@ def trees(content):
 
 
 def test_there_are_the_notebooks_of_the_flow():
-    assert {"ingest", "train", "score", "evaluate", "report"} <= {path.stem for path in ALL}
+    assert {"ingest", *STEPS, "score", "report"} <= {path.stem for path in ALL}
     assert len(TUTORIALS) >= 10
 
 
@@ -111,9 +113,12 @@ def results(record):
     return [output.get("data", {}).get("text/plain", output.get("text", "")) for output in outputs]
 
 
+STEPS = ["index", "retry", "train", "evaluate", "prove"]
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("url")
-@pytest.mark.parametrize("name", ["train", "evaluate", *map(name_of, TUTORIALS)])
+@pytest.mark.parametrize("name", [*STEPS, *map(name_of, TUTORIALS)])
 def test_it_runs(name):
     record = pipelines.run(name, PARAMETERS.get(Path(name).name))
     assert record.state is RunState.DONE

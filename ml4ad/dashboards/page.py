@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import logging
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlencode
@@ -224,6 +224,17 @@ def size(nbytes: float) -> str:
         if nbytes >= scale:
             return f"{nbytes / scale:.3g} {unit}"
     return f"{nbytes / 1e3:.3g} kB"
+
+
+def strip(word: str, mood: str, facts: Mapping[str, str], late: Collection[str] = ()) -> str:
+    """HTML of a strip: how it is in a word, then facts by name; those in ``late`` stand out."""
+    parts = [f'<div class="state {mood}">{html.escape(word)}</div>']
+    for name, value in facts.items():
+        style = ' class="warn"' if name in late else ""
+        parts.append(
+            f"<div><small>{html.escape(name)}</small><b{style}>{html.escape(value)}</b></div>"
+        )
+    return f'<div class="ml4ad-strip">{"".join(parts)}</div>'
 
 
 def table(frame: pd.DataFrame, links: Iterable[str] = ()) -> str:

@@ -326,7 +326,6 @@ class Shift(page.Page):
             & (self._runs["run_number"] == self.run.value)
         ]
         word, kind = self._state()
-        parts = [f'<div class="state {kind}">{html.escape(word)}</div>']
         facts = {"Run": str(self.run.value)} | self._facts
         if len(own):
             lacking = int(own["last_ls"].iloc[0] - own["n_ls"].iloc[0])
@@ -334,12 +333,9 @@ class Shift(page.Page):
             facts["Complete"] = here + (f", {lacking} missing" if lacking else ", none missing")
         since = None if self._last is None else (datetime.now(UTC) - self._last).total_seconds()
         facts["Last data"] = f"{page.ago(since)} ago" if since is not None else page.NONE
-        late = since is not None and since > SILENCE_S and self.newest.value
-        for name, value in facts.items():
-            style = ' class="warn"' if late and name == "Last data" else ""
-            parts.append(f"<div><small>{name}</small><b{style}>{html.escape(value)}</b></div>")
-        strip = f'<div class="ml4ad-strip">{"".join(parts)}</div>'
-        if late and since is not None:
+        is_late = since is not None and since > SILENCE_S and self.newest.value
+        strip = page.strip(word, kind, facts, {"Last data"} if is_late else set())
+        if is_late and since is not None:
             strip += (
                 '<div class="ml4ad-banner late" role="status">'
                 f"<b>No new data for {page.ago(since)}.</b> If the run is over, "

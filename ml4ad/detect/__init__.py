@@ -11,6 +11,8 @@ from ml4ad.detect.foreign import Autoencoder, MomentsForest, ONNXModel, OutlierD
 from ml4ad.detect.incidents import Incident, merged, of_element
 from ml4ad.detect.nearest import NearestReference
 from ml4ad.detect.profiles import Profiles
+from ml4ad.detect.prove import prove
+from ml4ad.detect.realised import realised
 from ml4ad.detect.reference import NMF, PCA, BetaBinomial, LossProduct
 from ml4ad.detect.registry import Fitted, Model, activate, models, register, retire
 from ml4ad.detect.saved import load
@@ -52,6 +54,8 @@ __all__ = [
     "merged",
     "models",
     "of_element",
+    "prove",
+    "realised",
     "references",
     "register",
     "retire",

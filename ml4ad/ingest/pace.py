@@ -49,6 +49,33 @@ def rates(target: Any, minutes: float = 60.0) -> pd.DataFrame:
     )
 
 
+def history(target: Any, hours: int = 24) -> pd.DataFrame:
+    """A row per hour of the last ``hours``, this one last: begin, n_files and bytes taken in.
+
+    Hours begin at full ones, UTC; those in which nothing came are there, with zeros. Raises
+    ValueError for no hours.
+    """
+    if hours < 1:
+        raise ValueError(f"{hours} hours, want at least 1")
+    engine: sa.Engine = getattr(target, "engine", target)
+    utc = sa.literal("UTC")
+    this = sa.func.date_trunc("hour", sa.func.clock_timestamp(), utc)
+    hour = sa.func.date_trunc("hour", file.c.finished_at, utc)
+    first = this - sa.func.make_interval(0, 0, 0, 0, hours - 1)
+    query = (
+        sa.select(hour, sa.func.count(), sa.cast(sa.func.sum(file.c.size), sa.BigInteger))
+        .where(file.c.state == State.PROCESSED, file.c.finished_at >= first)
+        .group_by(hour)
+    )
+    with engine.connect() as connection:
+        begin, rows = connection.execute(sa.select(first)).scalar_one(), connection.execute(query)
+        found = pd.DataFrame([tuple(row) for row in rows], columns=["begin", "n_files", "bytes"])
+    every = pd.date_range(pd.Timestamp(begin).tz_convert("UTC"), periods=hours, freq="h")
+    found["begin"] = pd.to_datetime(found["begin"], utc=True)
+    filled = found.set_index("begin").reindex(every, fill_value=0).rename_axis("begin")
+    return filled.astype("int64").reset_index()
+
+
 def waiting(target: Any) -> dict[str, Any]:
     """What waits: n_files, bytes, and the oldest: when it was indexed, and its path ("" if none).
 

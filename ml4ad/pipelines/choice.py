@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ml4ad import cluster as clusters
 from ml4ad import settings, workspaces
+from ml4ad.detect import registry
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -83,6 +84,19 @@ def elements(
     return list(found)
 
 
+def model(archive: Archive, given: str = "") -> str:
+    """Name and version of the model ``given``, or of the only one that is at work.
+
+    Raises KeyError for one that is not there, ValueError, naming them, if several are or none.
+    """
+    if given:
+        return str(registry.get(archive, given))
+    there = [str(one) for one in registry.active(archive)]
+    if len(there) != 1:
+        raise ValueError(f"{len(there)} models at work, name one: {', '.join(there) or 'none is'}")
+    return there[0]
+
+
 def good_stacks(
     archive: Archive, dataset: str, me: str, *, golden: str = "", where: str = ""
 ) -> list[HistogramStack]:
@@ -109,14 +123,23 @@ def good_stacks(
 def workers(number: int = 0, cluster: str = "") -> Iterator[Client | None]:
     """Dask client of a named cluster or of ``number`` local processes; None: this one alone.
 
-    The settings may name a cluster for all notebooks.
+    The settings may name a cluster for all notebooks. In a recorded run the address of the
+    scheduler lies beside the record while it is at work, so that others can see the workers.
     """
     chosen = settings.load()
     if not number and not cluster and chosen.cluster is None:
         yield None
         return
     with clusters.client(chosen, workers=number or None, name=cluster or None) as client:
-        yield client
+        if "ML4AD_RUN_DIR" not in os.environ:
+            yield client
+            return
+        address = output(clusters.SCHEDULER_FILE)
+        client.write_scheduler_file(str(address))
+        try:
+            yield client
+        finally:
+            address.unlink(missing_ok=True)
 
 
 def output(name: str) -> Path:
