@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import ml4ad
 from ml4ad import settings
-from ml4ad.api import access, oidc, pages, shapes
+from ml4ad.api import access, oidc, pages, rows
 from ml4ad.api.view import RefusedError, View, view
 from ml4ad.api.watch import WORKING, Gate, Metrics, Rate
 
@@ -31,17 +31,6 @@ from ml4ad.api.watch import WORKING, Gate, Metrics, Rate
 MOST_BODY = 1 << 20
 
 _LOG = logging.getLogger("ml4ad.api")
-_REFUSALS: dict[int | str, dict[str, Any]] = {
-    status: {"model": shapes.Refusal, "description": words}
-    for status, words in {
-        400: "What was asked for makes no sense, or takes too long",
-        403: "Not allowed",
-        404: "There is no such thing, or it is not seen",
-        413: "The body is too large",
-        429: "Too many requests: wait as long as Retry-After says",
-        503: "The database, or another service, does not answer",
-    }.items()
-}
 _PAGE = Path(__file__).with_name("page.html")
 
 
@@ -65,7 +54,7 @@ def application(engine: sa.Engine) -> FastAPI:
     app.state.rate = Rate(configured.api_requests_per_s)
     app.state.metrics = Metrics()
     for module in (listed, judged, outside, more, standing):
-        app.include_router(module.router, responses=_REFUSALS)
+        app.include_router(module.router, responses=rows.PROBLEMS)
     app.add_api_route("/health", _health, include_in_schema=False)
     app.add_api_route("/metrics", _metrics, include_in_schema=False)
     app.add_api_route("/", _to_page, include_in_schema=False)

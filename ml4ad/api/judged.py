@@ -12,9 +12,10 @@ import sqlalchemy as sa
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from ml4ad import verdict
-from ml4ad.api import pages, shapes
+from ml4ad.api import filters, pages, shapes
 from ml4ad.api.app import Seen
-from ml4ad.api.listed import Id, Number, PathId, PathNumber, Text, one
+from ml4ad.api.filters import PathId, PathNumber, numbers
+from ml4ad.api.listed import one
 from ml4ad.api.view import View, any_of, matching
 from ml4ad.archive import Archive
 from ml4ad.conditions import ranges
@@ -26,8 +27,6 @@ from ml4ad.store.schema import me
 
 router = APIRouter(prefix="/api/v1", tags=["v1"])
 
-_LARGEST_ID = 2**31 - 1
-_LARGEST = 2**63 - 1
 _LN10 = math.log(10)
 _MODEL, _ELEMENT, _SCORE = scoring.model, scoring.model_element, scoring.score
 _CHANGE = scoring.model_change
@@ -36,68 +35,33 @@ _CHANGE = scoring.model_change
 METRIC = "minus_log10_p_value"
 
 
-def numbers(text: str | None, largest: int = _LARGEST_ID) -> list[int] | None:
-    """Numbers of a list with commas; raises ValueError for anything else.
-
-    >>> numbers("1,2"), numbers(None)
-    ([1, 2], None)
-    """
-    if text is None:
-        return None
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isascii() and part.isdigit() and len(part) < 20 for part in parts):
-        raise ValueError("want whole numbers with commas between them")
-    found = [int(part) for part in parts]
-    if max(found) > largest:
-        raise ValueError(f"want numbers up to {largest}")
-    return found
-
-
 # -- models --------------------------------------------------------------------------------------
 
 
 @router.get("/ml-models-index/", response_model=shapes.Page[shapes.ModelIndex])
-def models(
-    request: Request,
-    seen: Seen,
-    model_id: Annotated[Id, Query(alias="id")] = None,
-    id__in: Text = None,
-    name: Text = None,
-    name__regex: Text = None,
-    active: bool | None = None,
-    ready: bool | None = None,
-    kind: Annotated[Text, Query(alias="type")] = None,
-    input_signature_contains_me: Text = None,
-    input_signature_contains_me__regex: Text = None,
-    tag_name: Text = None,
-    tag_value: Text = None,
-    next_token: Text = None,
-    page_size: Text = None,
-) -> Response:
+def models(request: Request, seen: Seen, asked: Annotated[filters.Models, Query()]) -> Response:
     """Models, every version by itself."""
-    start, n_rows = pages.cursor(next_token, 1), pages.size(page_size)
-    query = matching(_models(seen), _MODEL.c.name, name, name__regex)
-    chosen = numbers(id__in)
-    if model_id is not None:
-        query = query.where(_MODEL.c.model_id == model_id)
+    own = _MODEL.c
+    query = matching(_models(seen), own.name, asked.name, asked.name__regex)
+    chosen = _both(asked.id, numbers(asked.id__in))
     if chosen is not None:
-        query = query.where(_MODEL.c.model_id == any_of(chosen))
-    if active is not None:
-        query = query.where((_MODEL.c.state == "active") == active)
-    if ready is not None:
-        query = query.where(_MODEL.c.state.in_(["active", "candidate"]) == ready)
-    if kind is not None:
-        query = query.where(_MODEL.c.detector == kind)
-    wanted = (input_signature_contains_me, input_signature_contains_me__regex)
+        query = query.where(own.model_id == any_of(chosen))
+    if asked.active is not None:
+        query = query.where((own.state == "active") == asked.active)
+    if asked.ready is not None:
+        query = query.where(own.state.in_(["active", "candidate"]) == asked.ready)
+    if asked.type is not None:
+        query = query.where(own.detector == asked.type)
+    wanted = (asked.input_signature_contains_me, asked.input_signature_contains_me__regex)
     if any(text is not None for text in wanted):
         learned = sa.select(_ELEMENT.c.model_id).join(me, me.c.me_id == _ELEMENT.c.me_id)
         learned = learned.where(_ELEMENT.c.reason == "", seen.elements())
-        query = query.where(_MODEL.c.model_id.in_(matching(learned, me.c.me, *wanted)))
-    query = _tagged(query, tag_name, tag_value)
+        query = query.where(own.model_id.in_(matching(learned, me.c.me, *wanted)))
+    query = _tagged(query, asked.tag_name, asked.tag_value)
     with seen.reading() as connection:
-        found = connection.execute(pages.after(query, [_MODEL.c.model_id], start, n_rows)).all()
-        rows = _model_rows(connection, seen, found)
-    return pages.page(request, rows, ["id"], n_rows)
+        page = pages.after(query, [own.model_id], asked.start(1), asked.n_rows)
+        rows = _model_rows(connection, seen, connection.execute(page).all())
+    return pages.page(request, rows, ["id"], asked.n_rows)
 
 
 @router.get("/ml-models-index/{model_id}/", response_model=shapes.ModelIndex)
@@ -290,44 +254,28 @@ def _bad_row(found: _Bad) -> dict[str, Any]:
 
 @router.get("/ml-bad-lumisection/", response_model=shapes.Page[shapes.BadLumisection])
 def bad_lumisections(
-    request: Request,
-    seen: Seen,
-    model_id: Id = None,
-    model_id__in: Text = None,
-    dataset_id: Id = None,
-    dataset_id__in: Text = None,
-    dataset: Text = None,
-    dataset__regex: Text = None,
-    me_id: Id = None,
-    me: Text = None,
-    me__regex: Text = None,
-    run_number: Number = None,
-    run_number__in: Text = None,
-    ls_number: Number = None,
-    next_token: Text = None,
-    page_size: Text = None,
+    request: Request, seen: Seen, asked: Annotated[filters.BadLumisections, Query()]
 ) -> Response:
     """Lumisections in which a model alarms."""
-    start, n_rows = pages.cursor(next_token, 4), pages.size(page_size)
-    asked = Alarms(
-        model_ids=_both(model_id, numbers(model_id__in)),
-        dataset_ids=_both(dataset_id, numbers(dataset_id__in)),
-        dataset=dataset,
-        dataset_regex=dataset__regex,
-        runs=_both(run_number, numbers(run_number__in, _LARGEST)),
-        ls_number=ls_number,
-        me_id=me_id,
-        me=me,
-        me_regex=me__regex,
+    wanted = Alarms(
+        model_ids=_both(asked.model_id, numbers(asked.model_id__in)),
+        dataset_ids=_both(asked.dataset_id, numbers(asked.dataset_id__in)),
+        dataset=asked.dataset,
+        dataset_regex=asked.dataset__regex,
+        runs=_both(asked.run_number, numbers(asked.run_number__in)),
+        ls_number=asked.ls_number,
+        me_id=asked.me_id,
+        me=asked.me,
+        me_regex=asked.me__regex,
     )
     rows: list[dict[str, Any]] = []
     with seen.reading() as connection:
-        for found in _bad(connection, seen, asked, start):
+        for found in _bad(connection, seen, wanted, asked.start(4)):
             rows.append(_bad_row(found))
-            if len(rows) > n_rows:
+            if len(rows) > asked.n_rows:
                 break
     keys = ["model_id", "dataset_id", "run_number", "ls_number"]
-    return pages.page(request, rows, keys, n_rows)
+    return pages.page(request, rows, keys, asked.n_rows)
 
 
 def _both(exact: int | None, listed: list[int] | None) -> list[int] | None:
@@ -369,14 +317,12 @@ def bad_lumisection(
 # -- certification -------------------------------------------------------------------------------
 
 
-def chosen(
-    model_id__in: Text = None, dataset_id__in: Text = None, run_number__in: Text = None
-) -> shapes.Chosen:
+def chosen(asked: Annotated[filters.BadLumisections, Query()]) -> shapes.Chosen:
     """What older clients send in the address."""
     return shapes.Chosen(
-        model_id__in=(numbers(model_id__in) or [])[:1000],
-        dataset_id__in=(numbers(dataset_id__in) or [])[:1000],
-        run_number__in=(numbers(run_number__in, _LARGEST) or [])[:10_000],
+        model_id__in=(numbers(asked.model_id__in) or [])[:1000],
+        dataset_id__in=(numbers(asked.dataset_id__in) or [])[:1000],
+        run_number__in=(numbers(asked.run_number__in) or [])[:10_000],
     )
 
 
@@ -391,7 +337,6 @@ def cert_json_of_address(
 @router.post("/ml-bad-lumisection/cert-json/")
 def cert_json(request: Request, seen: Seen, asked: shapes.Chosen) -> Response:
     """Alarms by run and lumisection: which model, which element, how strange."""
-    _checked(asked)
     answer: dict[str, dict[str, list[dict[str, Any]]]] = {
         str(number): {} for number in asked.run_number__in
     }
@@ -436,7 +381,6 @@ def golden_json(request: Request, seen: Seen, asked: shapes.Chosen) -> Response:
     What people said counts. What was never scored is not good. A run without a good lumisection is
     left out, and one of several datasets is good where it is good in each.
     """
-    _checked(asked)
     archive = Archive(seen.engine)
     with seen.reading() as connection:
         datasets = seen.datasets(connection, ids=asked.dataset_id__in)
@@ -460,14 +404,6 @@ def golden_json(request: Request, seen: Seen, asked: shapes.Chosen) -> Response:
         if own.get(number)
     }
     return pages.json(request, answer)
-
-
-def _checked(asked: shapes.Chosen) -> None:
-    ids = [*asked.model_id__in, *asked.dataset_id__in]
-    if not all(abs(number) <= _LARGEST_ID for number in ids):
-        raise ValueError(f"want numbers up to {_LARGEST_ID}")
-    if not all(abs(number) <= _LARGEST for number in asked.run_number__in):
-        raise ValueError(f"want run numbers up to {_LARGEST}")
 
 
 def _held(connection: sa.Connection, dataset_id: int, run_numbers: Sequence[int]) -> list[int]:

@@ -6,28 +6,21 @@ from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 import sqlalchemy as sa
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from sqlalchemy.dialects.postgresql import TIMESTAMP
 
-from ml4ad.api import pages, shapes
+from ml4ad.api import filters, pages, shapes
 from ml4ad.api.app import Seen
 from ml4ad.api.counts import histogram_counts, of_elements
+from ml4ad.api.filters import PathId, PathNumber
 from ml4ad.api.histograms import MOST_BYTES, Asked, Key, Pages, logical_name
-from ml4ad.api.view import View, any_of, matching
+from ml4ad.api.view import View, any_of, between, matching
 from ml4ad.dqmio.names import parse_dataset
 from ml4ad.store import State
 from ml4ad.store.context import run_condition
 from ml4ad.store.schema import file, lumisection, me, run
 
 router = APIRouter(prefix="/api/v1", tags=["v1"])
-
-_LARGEST, _LARGEST_ID = 2**63 - 1, 2**31 - 1
-#: Numbers as filters and in paths; what is beyond the database's range is refused at the door.
-Number = Annotated[int | None, Query(ge=-_LARGEST, le=_LARGEST)]
-Id = Annotated[int | None, Query(ge=-_LARGEST_ID, le=_LARGEST_ID)]
-Text = Annotated[str | None, Query(max_length=1000)]
-PathId = Annotated[int, Path(ge=0, le=_LARGEST_ID)]
-PathNumber = Annotated[int, Path(ge=0, le=_LARGEST)]
 
 #: DIALS' words for where a file stands.
 STATUSES = {
@@ -51,18 +44,11 @@ def one(rows: Sequence[Any]) -> Any:
 
 
 @router.get("/dataset-index/", response_model=shapes.Page[shapes.DatasetIndex])
-def datasets(
-    request: Request,
-    seen: Seen,
-    dataset: Text = None,
-    dataset__regex: Text = None,
-    next_token: Text = None,
-    page_size: Text = None,
-) -> Response:
+def datasets(request: Request, seen: Seen, asked: Annotated[filters.Datasets, Query()]) -> Response:
     """Datasets."""
-    start, n_rows = pages.cursor(next_token, 1), pages.size(page_size)
+    start, n_rows = asked.start(1), asked.n_rows
     with seen.reading() as connection:
-        names = seen.datasets(connection, name=dataset, regex=dataset__regex)
+        names = seen.datasets(connection, name=asked.dataset, regex=asked.dataset__regex)
         wanted = [number for number in names if start is None or number > start[0]][: n_rows + 1]
         rows = _described(connection, {number: names[number] for number in wanted})
     return pages.page(request, rows, ["dataset_id"], n_rows)
@@ -120,33 +106,20 @@ def _parts(name: str) -> tuple[str, str, str, int]:
 
 
 @router.get("/file-index/", response_model=shapes.Page[shapes.FileIndex])
-def files(
-    request: Request,
-    seen: Seen,
-    dataset_id: Id = None,
-    dataset: Text = None,
-    dataset__regex: Text = None,
-    logical_file_name: Text = None,
-    logical_file_name__regex: Text = None,
-    status: Text = None,
-    min_size: Number = None,
-    next_token: Text = None,
-    page_size: Text = None,
-) -> Response:
+def files(request: Request, seen: Seen, asked: Annotated[filters.Files, Query()]) -> Response:
     """Files."""
-    start, n_rows = pages.cursor(next_token, 1), pages.size(page_size)
+    status, exact, regex = asked.status, asked.logical_file_name, asked.logical_file_name__regex
     with seen.reading() as connection:
-        names = _datasets(connection, seen, dataset_id, dataset, dataset__regex)
-        query = _files(names)
-        query = matching(query, logical_name(), logical_file_name, logical_file_name__regex)
+        names = asked.names(seen, connection)
+        query = matching(_files(names), logical_name(), exact, regex)
         if status is not None:
             states = [own for own, word in STATUSES.items() if status in (word, own.value)]
             query = query.where(file.c.state.in_(states))
-        if min_size is not None:
-            query = query.where(file.c.size >= min_size)
-        query = pages.after(query, [file.c.file_id], start, n_rows)
+        if asked.min_size is not None:
+            query = query.where(file.c.size >= asked.min_size)
+        query = pages.after(query, [file.c.file_id], asked.start(1), asked.n_rows)
         rows = [_file(row, names) for row in connection.execute(query)]
-    return pages.page(request, rows, ["file_id"], n_rows)
+    return pages.page(request, rows, ["file_id"], asked.n_rows)
 
 
 @router.get("/file-index/{dataset_id}/{file_id}/", response_model=shapes.FileIndex)
@@ -157,17 +130,6 @@ def file_(request: Request, seen: Seen, dataset_id: PathId, file_id: PathId) -> 
         query = _files(names).where(file.c.file_id == file_id)
         rows = [_file(row, names) for row in connection.execute(query)]
     return pages.json(request, one(rows))
-
-
-def _datasets(
-    connection: sa.Connection,
-    seen: View,
-    dataset_id: int | None,
-    name: str | None,
-    regex: str | None,
-) -> dict[int, str]:
-    ids = None if dataset_id is None else [dataset_id]
-    return seen.datasets(connection, name=name, regex=regex, ids=ids)
 
 
 def _files(names: dict[int, str]) -> sa.Select[Any]:
@@ -207,28 +169,15 @@ def _file(row: Any, names: dict[int, str]) -> dict[str, Any]:
 
 
 @router.get("/run/", response_model=shapes.Page[shapes.Run])
-def runs(
-    request: Request,
-    seen: Seen,
-    dataset_id: Id = None,
-    dataset: Text = None,
-    dataset__regex: Text = None,
-    run_number: Number = None,
-    run_number__lte: Number = None,
-    run_number__gte: Number = None,
-    next_token: Text = None,
-    page_size: Text = None,
-) -> Response:
+def runs(request: Request, seen: Seen, asked: Annotated[filters.Runs, Query()]) -> Response:
     """Runs of datasets."""
-    start, n_rows = pages.cursor(next_token, 2), pages.size(page_size)
+    keys = [run.c.dataset_id, run.c.run_number]
     with seen.reading() as connection:
-        names = _datasets(connection, seen, dataset_id, dataset, dataset__regex)
-        query = between(
-            _runs(names), run.c.run_number, run_number, run_number__gte, run_number__lte
-        )
-        query = pages.after(query, [run.c.dataset_id, run.c.run_number], start, n_rows)
+        names = asked.names(seen, connection)
+        query = asked.of_runs(_runs(names), run.c.run_number)
+        query = pages.after(query, keys, asked.start(2), asked.n_rows)
         rows = _counted(connection, query, names)
-    return pages.page(request, rows, ["dataset_id", "run_number"], n_rows)
+    return pages.page(request, rows, ["dataset_id", "run_number"], asked.n_rows)
 
 
 @router.get("/run/{dataset_id}/{run_number}/", response_model=shapes.Run)
@@ -282,51 +231,22 @@ def _counted(
     ]
 
 
-def between(
-    query: sa.Select[Any],
-    column: sa.ColumnElement[int],
-    exact: int | None,
-    least: int | None,
-    most: int | None,
-) -> sa.Select[Any]:
-    """The query with a column that is a number, or lies in a range."""
-    if exact is not None:
-        query = query.where(column == exact)
-    if least is not None:
-        query = query.where(column >= least)
-    if most is not None:
-        query = query.where(column <= most)
-    return query
-
-
 @router.get("/lumisection/", response_model=shapes.Page[shapes.Lumisection])
 def lumisections(
-    request: Request,
-    seen: Seen,
-    dataset_id: Id = None,
-    dataset: Text = None,
-    dataset__regex: Text = None,
-    run_number: Number = None,
-    run_number__lte: Number = None,
-    run_number__gte: Number = None,
-    ls_number: Number = None,
-    ls_number__lte: Number = None,
-    ls_number__gte: Number = None,
-    next_token: Text = None,
-    page_size: Text = None,
+    request: Request, seen: Seen, asked: Annotated[filters.Lumisections, Query()]
 ) -> Response:
     """Lumisections of datasets, and how many histograms they have."""
-    start, n_rows = pages.cursor(next_token, 3), pages.size(page_size)
     own = lumisection.c
+    keys = [own.dataset_id, own.run_number, own.ls_number]
+    of_run = (asked.ls_number, asked.ls_number__gte, asked.ls_number__lte)
     with seen.reading() as connection:
-        names = _datasets(connection, seen, dataset_id, dataset, dataset__regex)
-        query = _lumisections(names)
-        query = between(query, own.run_number, run_number, run_number__gte, run_number__lte)
-        query = between(query, own.ls_number, ls_number, ls_number__gte, ls_number__lte)
-        keys = [own.dataset_id, own.run_number, own.ls_number]
-        found = connection.execute(pages.after(query, keys, start, n_rows)).all()
-        rows = _with_counts(connection, seen, found, names)
-    return pages.page(request, rows, ["dataset_id", "run_number", "ls_number"], n_rows)
+        names = asked.names(seen, connection)
+        query = asked.of_runs(_lumisections(names), own.run_number)
+        query = pages.after(
+            between(query, own.ls_number, *of_run), keys, asked.start(3), asked.n_rows
+        )
+        rows = _with_counts(connection, seen, connection.execute(query).all(), names)
+    return pages.page(request, rows, ["dataset_id", "run_number", "ls_number"], asked.n_rows)
 
 
 @router.get(
@@ -377,29 +297,25 @@ def _with_counts(
 
 
 @router.get("/mes/", response_model=list[shapes.Element])
-def elements(
-    request: Request, seen: Seen, me: Text = None, me__regex: Text = None, dim: Id = None
-) -> Response:
+def elements(request: Request, seen: Seen, asked: Annotated[filters.Elements, Query()]) -> Response:
     """Monitoring elements, all at once."""
-    query = matching(_elements(seen), _ME.c.me, me, me__regex)
-    if dim is not None:
-        query = query.where(_ME.c.dim == dim)
+    query = matching(_elements(seen), me.c.me, asked.me, asked.me__regex)
+    if asked.dim is not None:
+        # Of the column's own type, a larger number would be an error.
+        query = query.where(me.c.dim == sa.literal(asked.dim, sa.Integer))
     return pages.json(request, _element_rows(seen, query))
 
 
 @router.get("/mes/{me_id}/", response_model=shapes.Element)
 def element(request: Request, seen: Seen, me_id: PathId) -> Response:
     """One monitoring element."""
-    rows = _element_rows(seen, _elements(seen).where(_ME.c.me_id == me_id))
+    rows = _element_rows(seen, _elements(seen).where(me.c.me_id == me_id))
     return pages.json(request, one(rows))
 
 
-_ME = me
-
-
 def _elements(seen: View) -> sa.Select[Any]:
-    query = sa.select(_ME.c.me_id, _ME.c.me, _ME.c.dim).where(_ME.c.dim.in_([1, 2]))
-    return query.where(seen.elements()).order_by(_ME.c.me_id)
+    query = sa.select(me.c.me_id, me.c.me, me.c.dim).where(me.c.dim.in_([1, 2]))
+    return query.where(seen.elements()).order_by(me.c.me_id)
 
 
 def _element_rows(seen: View, query: sa.Select[Any]) -> list[dict[str, Any]]:
@@ -416,23 +332,12 @@ def _element_rows(seen: View, query: sa.Select[Any]) -> list[dict[str, Any]]:
 # -- histograms ----------------------------------------------------------------------------------
 
 
-def _histograms(
-    request: Request,
-    seen: View,
-    n_axes: int,
-    next_token: Text = None,
-    page_size: Text = None,
-    **filters: Any,
-) -> Response:
-    start, n_rows = pages.cursor(next_token, 4), pages.size(page_size)
-    asked = Asked(n_axes, **{name: own for name, own in filters.items() if own is not None})
-    key = None if start is None else (start[0], start[1], start[2], start[3])
-    return pages.stream(request, _page(request, Pages(seen, asked), key, n_rows))
-
-
-def _page(request: Request, found: Pages, start: Key | None, n_rows: int) -> Iterator[bytes]:
+def _page(
+    request: Request, found: Pages, after: Sequence[int] | None, n_rows: int
+) -> Iterator[bytes]:
     sent = nbytes = 0
     key, more = None, False
+    start: Key | None = None if after is None else (after[0], after[1], after[2], after[3])
     for this, row in found.rows(start):
         if sent == n_rows or nbytes >= MOST_BYTES:
             more = True
@@ -461,60 +366,13 @@ def _one_histogram(
     return Response(one(rows), media_type="application/json")
 
 
-def _span(exact: int | None, least: int | None, most: int | None) -> tuple[int, int]:
-    low, high = max(0, least or 0), _LARGEST if most is None else most
-    return (low, high) if exact is None else (max(low, exact), min(high, exact))
-
-
 def _listing(n_axes: int) -> Any:
     def histograms(
-        request: Request,
-        seen: Seen,
-        dataset_id: Id = None,
-        dataset: Text = None,
-        dataset__regex: Text = None,
-        file_id: Id = None,
-        logical_file_name: Text = None,
-        logical_file_name__regex: Text = None,
-        run_number: Number = None,
-        run_number__lte: Number = None,
-        run_number__gte: Number = None,
-        ls_number: Number = None,
-        ls_number__lte: Number = None,
-        ls_numbet__lte: Annotated[Number, Query(description="as `cmsdials` spells it")] = None,
-        ls_number__gte: Number = None,
-        me_id: Id = None,
-        me: Text = None,
-        me__regex: Text = None,
-        entries__gte: Number = None,
-        next_token: Text = None,
-        page_size: Text = None,
+        request: Request, seen: Seen, asked: Annotated[filters.Histograms, Query()]
     ) -> Response:
         """Histograms, in the order of dataset, element, run and lumisection."""
-        most = [limit for limit in (ls_number__lte, ls_numbet__lte) if limit is not None]
-        first_run, last_run = _span(run_number, run_number__gte, run_number__lte)
-        first_ls, last_ls = _span(ls_number, ls_number__gte, min(most, default=None))
-        return _histograms(
-            request,
-            seen,
-            n_axes,
-            next_token,
-            page_size,
-            dataset_id=dataset_id,
-            dataset=dataset,
-            dataset_regex=dataset__regex,
-            file_id=file_id,
-            logical_file_name=logical_file_name,
-            logical_file_name_regex=logical_file_name__regex,
-            first_run=first_run,
-            last_run=last_run,
-            first_ls=max(first_ls, 1),
-            last_ls=last_ls,
-            me_id=me_id,
-            me=me,
-            me_regex=me__regex,
-            least_entries=entries__gte,
-        )
+        found = Pages(seen, asked.of(n_axes))
+        return pages.stream(request, _page(request, found, asked.start(4), asked.n_rows))
 
     histograms.__name__ = f"th{n_axes}"
     return histograms

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pandas as pd
 from fastapi import APIRouter, Query, Request, Response
@@ -14,14 +14,18 @@ from ml4ad.api.app import Seen
 from ml4ad.api.tables import AskedTable
 from ml4ad.api.view import RefusedError, View
 from ml4ad.archive import Archive
+from ml4ad.store.scoring import VERDICTS
 
 router = APIRouter(prefix="/api/v2", tags=["v2"], responses=rows.PROBLEMS)
 
 _LARGEST = 2**63 - 1
-Name = Annotated[str, Query(min_length=1, max_length=1000)]
+_PLAIN = r"^[^\x00]*$"
+Name = Annotated[str, Query(min_length=1, max_length=1000, pattern=_PLAIN)]
 Run = Annotated[int, Query(ge=0, le=_LARGEST)]
 Ls = Annotated[int, Query(ge=0, le=_LARGEST)]
-Glob = Annotated[str | None, Query(max_length=1000, description="* and ? as in a shell")]
+Glob = Annotated[
+    str | None, Query(max_length=1000, pattern=_PLAIN, description="* and ? as in a shell")
+]
 Form = Annotated[whole.Format, Query(alias="format")]
 
 
@@ -34,10 +38,10 @@ class Said(BaseModel):
     lumisections: list[tuple[int, int]] = Field(
         min_length=1, max_length=1000, description="ranges, both ends included"
     )
-    verdict: str = Field(max_length=50, description="good, bad, known, not assessed or seen")
-    why: str = Field("", max_length=5000)
-    dataset: str = Field("", max_length=255)
-    me: str = Field("", max_length=255)
+    verdict: Literal[VERDICTS]  # type: ignore[valid-type]
+    why: str = Field("", max_length=5000, pattern=_PLAIN)
+    dataset: str = Field("", max_length=255, pattern=_PLAIN)
+    me: str = Field("", max_length=255, pattern=_PLAIN)
     incident_id: int | None = Field(None, ge=1, le=2**31 - 1)
 
 

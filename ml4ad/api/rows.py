@@ -24,11 +24,12 @@ class Problem(BaseModel):
     code: str = ""
 
 
-#: What every address of ``/api/v2/`` may answer besides.
+#: What every address may answer besides.
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     400: {"model": Problem, "description": "makes no sense, or takes too long"},
     403: {"model": Problem, "description": "not allowed"},
     404: {"model": Problem, "description": "not there, or not to be seen"},
+    413: {"model": Problem, "description": "the body is too large"},
     429: {"model": Problem, "description": "too often; see Retry-After"},
     503: {"model": Problem, "description": "too many, or no database; see Retry-After"},
 }

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import BaseModel, Field
 
 Row = TypeVar("Row")
-
-
-class Refusal(BaseModel):
-    """Why there is no answer."""
-
-    detail: str
-    code: str = ""
+Number = Annotated[int, Field(ge=-(2**63) + 1, le=2**63 - 1)]
 
 
 class Page(BaseModel, Generic[Row]):
@@ -157,6 +151,6 @@ class BadLumisection(BaseModel):
 class Chosen(BaseModel):
     """Models, datasets and runs to certify."""
 
-    model_id__in: list[int] = Field(max_length=1000)
-    dataset_id__in: list[int] = Field(max_length=1000)
-    run_number__in: list[int] = Field(max_length=10_000)
+    model_id__in: list[Number] = Field(max_length=1000)
+    dataset_id__in: list[Number] = Field(max_length=1000)
+    run_number__in: list[Number] = Field(max_length=10_000)

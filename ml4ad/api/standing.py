@@ -10,9 +10,8 @@ from sqlalchemy.dialects.postgresql import TIMESTAMP
 
 from ml4ad.api import rows, tables
 from ml4ad.api.app import Seen
-from ml4ad.api.listed import between
 from ml4ad.api.tables import AskedTable
-from ml4ad.api.view import View, any_of, like
+from ml4ad.api.view import View, any_of, between, like
 from ml4ad.store import State
 from ml4ad.store.schema import dataset as dataset_table
 from ml4ad.store.schema import file, lumisection, me, run

@@ -118,3 +118,20 @@ def matching(
     if regex is not None:
         query = query.where(column.regexp_match(regex))
     return query
+
+
+def between(
+    query: sa.Select[Any],
+    column: sa.ColumnElement[int],
+    exact: int | None,
+    least: int | None,
+    most: int | None,
+) -> sa.Select[Any]:
+    """The query with a column that is a number, or lies in a range."""
+    if exact is not None:
+        query = query.where(column == exact)
+    if least is not None:
+        query = query.where(column >= least)
+    if most is not None:
+        query = query.where(column <= most)
+    return query

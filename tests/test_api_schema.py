@@ -1,0 +1,58 @@
+"""Requests made from the server's own description: answers are as it says, and none is a 5xx."""
+
+import os
+
+import numpy as np
+import pytest
+import schemathesis
+import sqlalchemy as sa
+from hypothesis import HealthCheck, given, settings
+from schemathesis.checks import CHECKS
+from scored_samples import LINE, OTHER, judged
+from served import served
+
+from ml4ad import api
+from ml4ad.api import application
+
+#: Requests of each kind; more for a longer look.
+N_EXAMPLES = int(os.environ.get("ML4AD_SCHEMA_EXAMPLES", "8"))
+
+UNTOLD = "positive_data_acceptance"
+
+# The description needs no database.
+DESCRIBED = application(sa.create_engine("postgresql+psycopg://")).openapi()
+OPERATIONS = [
+    (method.upper(), path) for path, methods in DESCRIBED["paths"].items() for method in methods
+]
+
+
+@pytest.fixture(scope="module")
+def schema(server_url, template):
+    """The description of an application that runs, with scores in its archive."""
+    with served(server_url, template) as archive, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ML4AD_API_REQUESTS_PER_S", "1000000")
+        log_p = np.array([[-1, -1, -1, -1, np.nan], [-1, -40, -30, -1, -1]], dtype=float)
+        url = archive.engine.url.render_as_string(hide_password=False)
+        judged(url, log_p, mes=[LINE, OTHER]).close()
+        key = api.create(archive.engine, "schema", scope="admin")
+        found = schemathesis.openapi.from_asgi("/api/openapi.json", application(archive.engine))
+        yield found, {"X-CLIENT-SECRET": key}
+
+
+@pytest.mark.parametrize(("method", "path"), OPERATIONS)
+def test_answers_are_as_they_are_described(schema, method, path):
+    found, key = schema
+
+    @given(case=found[path][method].as_strategy())
+    @settings(
+        max_examples=N_EXAMPLES,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    def asked(case):
+        # A pattern that is none, say, is refused though no description can tell it apart.
+        case.call_and_validate(headers=key, excluded_checks=[CHECKS.get_one(UNTOLD)])
+
+    asked()
