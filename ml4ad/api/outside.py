@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from ml4ad import conditions, settings
 from ml4ad.api import pages
@@ -52,7 +52,11 @@ def workspaces_before(request: Request, who: Who) -> Response:
 
 
 @router.get("/oms-proxy/")
-def oms_proxy(request: Request, seen: Seen, endpoint: str) -> Response:
+def oms_proxy(
+    request: Request,
+    seen: Seen,
+    endpoint: Annotated[str, Query(pattern="^[A-Za-z0-9_]{1,64}$")],
+) -> Response:
     """Rows of OMS: ``endpoint`` runs or lumisections, ``filter[name][EQ]``, ``page[limit]``.
 
     Where OMS is configured every endpoint is forwarded; elsewhere stored conditions answer.
@@ -74,15 +78,13 @@ def oms_proxy(request: Request, seen: Seen, endpoint: str) -> Response:
             raise ValueError("want filter[name][operator]")
     configured = settings.load()
     if configured.oms_url is not None:
-        if not re.fullmatch(r"[a-z0-9]{1,64}", endpoint):
-            raise ValueError("want the name of an endpoint of OMS, such as runs")
         with oms.client(configured) as client:
-            rows = client.query(endpoint, filters)
+            rows, total = client.page(endpoint, filters, limit=limit, offset=offset)
     else:
-        rows = _stored(seen, endpoint, filters)
-    meta = {"totalResourceCount": len(rows)}
-    answer = {"data": rows[offset : offset + limit], "links": {}, "meta": meta}
-    return pages.json(request, answer)
+        found = _stored(seen, endpoint, filters)
+        rows, total = found[offset : offset + limit], len(found)
+    meta = {} if total is None else {"totalResourceCount": total}
+    return pages.json(request, {"data": rows, "links": {}, "meta": meta})
 
 
 def _whole(text: str) -> int:

@@ -17,6 +17,15 @@ OPERATORS = ("EQ", "NEQ", "LT", "GT", "LE", "GE", "LIKE")
 Filter = tuple[str, str, str | int]
 
 
+def _asked(filters: Iterable[Filter]) -> dict[str, str | int]:
+    asked: dict[str, str | int] = {}
+    for attribute, operator, value in filters:
+        if operator not in OPERATORS:
+            raise ValueError(f"operator {operator!r}: want one of {', '.join(OPERATORS)}")
+        asked[f"filter[{attribute}][{operator}]"] = value
+    return asked
+
+
 class OMSClient:
     """OMS behind an ``Access``; ``page_size`` is the number of rows asked for at a time."""
 
@@ -51,11 +60,7 @@ class OMSClient:
         Raises ValueError for an unknown operator, an answer of another shape, or fewer rows than
         OMS says there are; and as ``Service.post``.
         """
-        asked: dict[str, str | int] = {**custom}
-        for attribute, operator, value in filters:
-            if operator not in OPERATORS:
-                raise ValueError(f"operator {operator!r}: want one of {', '.join(OPERATORS)}")
-            asked[f"filter[{attribute}][{operator}]"] = value
+        asked: dict[str, str | int] = {**custom, **_asked(filters)}
         if fields:
             asked["fields"] = ",".join(fields)
         if sort:
@@ -74,6 +79,16 @@ class OMSClient:
                 f"{self.source}/{endpoint}: {len(rows)} rows: want {total}, as it said"
             )
         return rows
+
+    def page(
+        self, endpoint: str, filters: Iterable[Filter] = (), *, limit: int = 100, offset: int = 0
+    ) -> tuple[list[dict[str, Any]], int | None]:
+        """At most ``limit`` rows of an endpoint after ``offset``, and how many there are if said.
+
+        Raises as ``query``.
+        """
+        paging = {"page[offset]": offset, "page[limit]": limit}
+        return self._page(endpoint, {**_asked(filters), **paging})
 
     def _page(
         self, endpoint: str, asked: dict[str, str | int]
