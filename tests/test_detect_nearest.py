@@ -49,6 +49,30 @@ def test_a_scale_that_none_of_the_good_had_is_no_fault(fitted):
     assert rigid.score_samples(drifted).min() > 20
 
 
+@pytest.mark.parametrize(("first", "last", "rebin"), [(0, 100, 4), (0, 60, 1), (5, 100, 1)])
+def test_the_scale_is_free_on_other_axes_of_the_same_quantity(first, last, rebin):
+    def cut(stack):
+        contents = stack.values()[:, first:last]
+        contents = contents.reshape(len(stack), -1, rebin).sum(axis=-1)
+        edges = AXIS.edges[first : last + 1 : rebin]
+        axis = Axis.regular(len(edges) - 1, edges[0], edges[-1], title="charge [e]")
+        return HistogramStack.from_arrays(
+            contents,
+            axis,
+            ls_numbers=stack.ls_numbers,
+            run_number=stack.run_number,
+            me="P/charge",
+        )
+
+    detector = NearestReference().fit([cut(charges(1)), cut(charges(2, gain=0.97))])
+    assert detector.scaled_
+    assert np.median(detector.score_samples(cut(charges(9, gain=0.85)))) < 2
+    bad = cut(charges(9, gain=0.85, low=0.2))
+    assert detector.score_samples(bad).min() > 10
+    expected = detector.explain(bad, 3).reference.contents
+    assert_allclose(expected.sum(), bad[3].sum(), rtol=0.02)
+
+
 def test_few_entries_are_not_strange_for_their_noise(fitted):
     few = fitted.score_samples(charges(9, entries=1_000))
     assert np.median(few) < 2
@@ -199,28 +223,35 @@ def labelled():
     return pd.read_csv(path)
 
 
-def stacks_of(table):
-    bins = [f"bin_{i}" for i in range(1, 101)]
+def stacks_of(table, first=0, last=100, rebin=1):
+    bins = [f"bin_{i + 1}" for i in range(first, last)]
+    edges = AXIS.edges[first : last + 1 : rebin]
+    axis = Axis.regular(len(edges) - 1, edges[0], edges[-1], title="charge [e]")
     return [
         HistogramStack.from_arrays(
-            rows[bins].to_numpy("f4"), AXIS, ls_numbers=rows.lumi, run_number=run, me="P/charge"
+            rows[bins].to_numpy("f4").reshape(len(rows), -1, rebin).sum(axis=-1),
+            axis,
+            ls_numbers=rows.lumi,
+            run_number=run,
+            me="P/charge",
         )
         for run, rows in table.groupby("run")
     ]
 
 
-def scores_of(detector, table):
-    return np.concatenate([detector.score_samples(s) for s in stacks_of(table)])
+def scores_of(detector, table, **binning):
+    return np.concatenate([detector.score_samples(s) for s in stacks_of(table, **binning)])
 
 
-def test_it_tells_real_faults_from_a_good_run_that_it_never_saw(labelled):
+@pytest.mark.parametrize("binning", [{}, {"rebin": 4}, {"last": 70}, {"first": 5}], ids=str)
+def test_it_tells_real_faults_from_a_good_run_that_it_never_saw(labelled, binning):
     good = labelled[(labelled.good == 1) & (labelled.good_pixel == 1)]
     bad = labelled[labelled.good_pixel == 0]
     areas = []
     for run in good.run.unique():
-        detector = NearestReference().fit(stacks_of(good[good.run != run]))
-        fine = scores_of(detector, good[good.run == run])
-        wrong = scores_of(detector, bad)
+        detector = NearestReference().fit(stacks_of(good[good.run != run], **binning))
+        fine = scores_of(detector, good[good.run == run], **binning)
+        wrong = scores_of(detector, bad, **binning)
         truth = np.repeat([0, 1], [len(fine), len(wrong)])
         areas.append(roc_auc_score(truth, np.concatenate([fine, wrong])))
     assert np.mean(areas) >= 0.99

@@ -70,6 +70,41 @@ def test_a_fault_is_found_in_its_first_lumisection_and_placed(fitted, given, box
     assert found.reference.contents.shape == (20, 24)
 
 
+@pytest.mark.parametrize(("strength", "n_ls"), [(1.0, 1), (0.5, 1), (1.0, 3), (1.0, 20), (0.5, 20)])
+def test_alarms_end_with_the_fault(fitted, strength, n_ls):
+    fault = Fault("hv_off", "*", first_ls=30, n_ls=n_ls, strength=strength, x=(2, 10), y=(8, 14))
+    scores = fitted.score_samples(inject(maps(20, n_ls=80), fault, np.random.default_rng(1)))
+    assert (scores[29 : 29 + n_ls] > 5).all()
+    assert scores[30 + n_ls :].max() < 4
+    assert (scores[29 + n_ls :] > 3).sum() <= 1
+
+
+def test_what_is_long_strange_is_not_learned_as_usual():
+    detector = Scan().fit([maps(run, entries=400) for run in range(1, 6)])
+    fault = Fault("noisy_region", "*", first_ls=30, n_ls=60, strength=0.4, x=(2, 10), y=(8, 14))
+    stack = inject(maps(20, n_ls=110, entries=400), fault, np.random.default_rng(1))
+    scores = detector.score_samples(stack)
+    assert (scores[29:89] > 20).all()
+    assert scores[90:].max() < 4
+    assert detector.explain(stack, 80).since == 30
+
+
+def test_a_score_does_not_depend_on_what_came_later(fitted):
+    stack = faulty("dead_region", x=(6, 10), y=(12, 16))
+    whole = fitted.score_samples(stack)
+    for last in (39, 40, 45):
+        early = fitted.score_samples(stack.select(slice(1, last)))
+        assert_allclose(early, whole[:last], rtol=1e-4)
+
+
+def test_counts_in_dead_bins_do_not_hide_the_place_around_them(fitted):
+    stack = faulty("noisy_region", x=(1, 9), y=(2, 8), strength=0.5)
+    assert stack.values()[39, 3, 4] > 0
+    assert fitted.explain(stack, 40).place.overlap(Place.of(AXES, [(1, 8), (2, 7)])) > 0.6
+    alone = faulty("hot_cell", x=(3.5, 3.5), y=(4.5, 4.5), strength=3)
+    assert fitted.explain(alone, 40).place.bins == ((3, 3), (4, 4))
+
+
 def test_the_sentence_tells_a_shifter_where_since_when_and_how_much(fitted):
     stack = faulty("dead_region", x=(6, 10), y=(12, 16))
     found = fitted.explain(stack, 40)
@@ -95,8 +130,11 @@ def test_bad_lumisections_in_the_training_cost_little():
         )
         for run in range(1, 6)
     ]
-    scores = Scan().fit(dirty).score_samples(faulty("dead_region", x=(6, 10), y=(12, 16)))
-    assert scores[39] > 5
+    detector = Scan().fit(dirty)
+    scores = detector.score_samples(faulty("dead_region", x=(6, 10), y=(12, 16)))
+    assert scores[39] > 8
+    # What was wrong has no part in the calibration.
+    assert len(detector.calibration_rows_) == 5 * 57
 
 
 def conditions_of(runs, pileups):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,9 @@ from numpy.typing import NDArray
 from ml4ad.stack import Floats
 
 _SMALLEST = 1e-3
+
+#: First bin and the one after the last, in x and in y.
+Box: TypeAlias = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -139,9 +143,9 @@ def pulls(observed: Floats, expected: Floats) -> NDArray[np.float32]:
 def refined(
     observed: Floats,
     expected: Floats,
-    box: tuple[int, int, int, int],
+    box: Box,
     pull_of: Callable[[Floats, Floats], NDArray[np.float32]] = pulls,
-) -> tuple[int, int, int, int]:
+) -> Box:
     """Box grown and shrunk at its edges while that makes it stranger: (x0, x1, y0, y1).
 
     Both maps are ``(nx, ny)``, the box's ends are left out as in slices. The sign of the difference
@@ -183,7 +187,7 @@ def refined(
     return int(best[0]), int(best[1]), int(best[2]), int(best[3])
 
 
-def strongest(observed: Floats, expected: Floats) -> tuple[int, int, int, int]:
+def strongest(observed: Floats, expected: Floats) -> Box:
     """Box in which two maps ``(nx, ny)`` differ most, refined: (x0, x1, y0, y1), ends left out."""
     shape = observed.shape[0], observed.shape[1]
     seen, wanted = integral_image(observed[None]), integral_image(expected[None])

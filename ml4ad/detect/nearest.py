@@ -59,24 +59,33 @@ def _cumulated(counts: Floats, positions: Floats) -> Floats:
     return total[rows, whole] * (1 - part) + total[rows, whole + 1] * part
 
 
-def aligned(counts: Floats) -> Floats:
-    """Fractions between multiples of the falling edge, ``(n, 21)``: the shape without its scale."""
-    grid = np.linspace(0, _ALIGNED_TO, _ALIGNED_BINS + 1)
-    below = _cumulated(counts, falling_edge(counts)[:, None] * grid)
-    return np.maximum(np.diff(below, axis=1, append=1.0), 0)
+def aligned(counts: Floats, first: float = 0.0, reach: float = _ALIGNED_TO) -> Floats:
+    """Fractions between multiples of the falling edge, ``(n, 21)``: the shape without its scale.
+
+    The axis begins ``first`` bins above 0. Multiples go up to ``reach``; where that is less than 2,
+    the axis ends too early for all of the shape, and fractions are of what lies below.
+    """
+    grid = np.linspace(0, reach, _ALIGNED_BINS + 1)
+    edge = falling_edge(counts)[:, None] + first
+    below = _cumulated(counts, edge * grid - first)
+    whole = 1.0 if reach >= _ALIGNED_TO else np.maximum(below[:, -1:], 1e-12)
+    return np.maximum(np.diff(below / whole, axis=1, append=1.0), 0)
 
 
 def has_scale(counts: Floats, axes: tuple[Axis, ...]) -> bool:
-    """Whether the histograms are a peak with a falling edge on an axis from 0, as of a charge.
+    """Whether the histograms are a peak with a falling edge on an axis from about 0, as of charge.
 
     Only then does the scale of the axis mean a gain that may drift. The edge must lie inside, and
     little be left at the end of the axis.
     """
-    if len(axes) != 1 or axes[0].n_bins < 2 * _ALIGNED_BINS or axes[0].edges[0] != 0:
+    if len(axes) != 1 or axes[0].n_bins < _ALIGNED_BINS:
         return False
     if any(axes[0].labels) or not np.allclose(axes[0].widths, axes[0].widths[0]):
         return False
     edges = falling_edge(counts) / axes[0].n_bins
+    start = axes[0].edges[0] / (axes[0].edges[-1] - axes[0].edges[0])
+    if not 0 <= start < 0.25 * np.median(edges):
+        return False
     mean = counts.mean(axis=0)
     peak = int(np.argmax(mean))
     ends = np.mean(mean[-3:]) < 0.1 * mean[peak] and np.mean(mean[:1]) < 0.5 * mean[peak]
@@ -146,6 +155,10 @@ class NearestReference(Detector):
         if self.scale_free and len(axes) != 1:
             raise ValueError(f"scale_free wants one axis, {self.me_} has {len(axes)}")
         self.scaled_ = has_scale(counts, axes) if self.scale_free is None else self.scale_free
+        # Beginning of the axis in bins above 0, and how many times the edge it reaches.
+        width = float(axes[0].widths[0])
+        self.first_bin_ = float(axes[0].edges[0]) / width if self.scaled_ else 0.0
+        self.reach_ = self._reach(counts) if self.scaled_ else 0.0
         keep = self._chosen(training, counts.shape[1])
         counts = counts[keep]
         runs, numbers = training.run_numbers[keep], training.ls_numbers[keep]
@@ -166,10 +179,14 @@ class NearestReference(Detector):
             return np.arange(len(training))
         return np.unique(np.linspace(0, len(training) - 1, most).astype(np.intp))
 
+    def _reach(self, counts: Floats) -> float:
+        edge = float(np.quantile(falling_edge(counts), 0.98)) + self.first_bin_
+        return min(_ALIGNED_TO, 0.98 * (counts.shape[1] + self.first_bin_) / edge)
+
     def _roots(self, counts: Floats) -> Floats:
         entries = counts.sum(axis=1, keepdims=True)
         if self.scaled_:
-            return np.sqrt(aligned(counts) + 0.375 / entries)
+            return np.sqrt(aligned(counts, self.first_bin_, self.reach_) + 0.375 / entries)
         return np.sqrt((counts + 0.375) / (entries + 0.375 * counts.shape[1]))
 
     def _fit_components(self, roots: Floats, entries: Floats) -> None:
@@ -309,7 +326,7 @@ class NearestReference(Detector):
             used, shares = used[:1], np.ones(1)
         references = self.reference_counts_[used].astype(np.float64)
         if self.scaled_:
-            references = _stretched(references, falling_edge(flat)[0])
+            references = _stretched(references, falling_edge(flat)[0], self.first_bin_)
         shape = references / references.sum(axis=1, keepdims=True)
         expected = (shares @ shape * counts.sum()).reshape(counts.shape)
         shape2 = plane(counts.shape)
@@ -370,8 +387,10 @@ def _mix(
     out.share[nearer] = share[nearer]
 
 
-def _stretched(counts: Floats, edge: float) -> Floats:
+def _stretched(counts: Floats, edge: float, first: float) -> Floats:
     """Histograms with their axis stretched so that the falling edge lies at ``edge`` bins."""
-    grid = np.arange(counts.shape[1] + 1)
-    factors = falling_edge(counts)[:, None] / edge
-    return np.diff(_cumulated(counts, grid * factors), axis=1) * counts.sum(axis=1, keepdims=True)
+    grid = np.arange(counts.shape[1] + 1) + first
+    factors = (falling_edge(counts)[:, None] + first) / (edge + first)
+    return np.diff(_cumulated(counts, grid * factors - first), axis=1) * counts.sum(
+        axis=1, keepdims=True
+    )

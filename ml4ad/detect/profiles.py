@@ -13,6 +13,7 @@ from ml4ad.detect.base import Explanation, Reference, Training, describe
 from ml4ad.detect.boxes import running
 from ml4ad.detect.nearest import place_of
 from ml4ad.detect.scan import Run, Scan, onset
+from ml4ad.detect.template import HOLD, Held
 from ml4ad.stack import Floats, HistogramStack
 
 #: Lumisections' worth of zero pulls that the rolling baseline starts from.
@@ -73,7 +74,9 @@ class Profiles(Scan):
     def _learn_baseline(self, runs: Sequence[tuple[Floats, Any, Floats | None]]) -> None:
         """The scatter of good lumisections is in the template's errors already."""
 
-    def _run(self, data: Floats, template: Any, known: Floats | None) -> Run:
+    def _run(
+        self, data: Floats, template: Any, known: Floats | None, held: Sequence[Held] = ()
+    ) -> Run:
         residual, filled = template.residuals(data, known)
         forget = 0.5 ** (1 / self.half_life)
         seen, n = np.zeros(data.shape[2]), np.full(data.shape[2], _STIFF_LS)
@@ -81,10 +84,20 @@ class Profiles(Scan):
         for i in range(len(residual)):
             shift = seen / n
             corrected[i] = np.where(filled[i], residual[i] - shift, 0.0)
-            seen = forget * seen + np.where(filled[i], shift + np.clip(corrected[i], -3, 3), 0)
+            clipped = np.clip(corrected[i], -3, 3)
+            for since, bins in held:
+                if (
+                    i >= since
+                    and abs(self._pulls(corrected[i, bins].sum(), filled[i, bins].sum())) > HOLD
+                ):
+                    clipped[bins] = 0
+            seen = forget * seen + np.where(filled[i], shift + clipped, 0)
             n = forget * n + filled[i] + (1 - forget) * _STIFF_LS
         shape = (len(data), *self.plane_)
         return Run(corrected.reshape(shape), filled.astype(np.float64).reshape(shape))
+
+    def _without_dead_bins(self, run: Run) -> Run | None:  # noqa: ARG002
+        return None
 
     def _pulls(self, seen: Floats, wanted: Floats) -> NDArray[np.float32]:
         return (seen / np.sqrt(np.maximum(wanted, 0.5))).astype(np.float32)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,10 +11,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ml4ad.detect.base import Detector, Explanation, Reference, Training, condition, describe
-from ml4ad.detect.boxes import Boxes, all_boxes, integral_image, plane, pulls, refined, running
+from ml4ad.detect.boxes import Box, Boxes, all_boxes, integral_image, plane, pulls, refined, running
 from ml4ad.detect.calibrate import Tail
 from ml4ad.detect.nearest import place_of
-from ml4ad.detect.template import Baseline, Template
+from ml4ad.detect.template import Baseline, Held, Template
 from ml4ad.stack import Floats, HistogramStack
 
 _TEMPLATE = "template_"
@@ -22,6 +22,14 @@ _TEMPLATE = "template_"
 _PRIOR_LS = 50.0
 #: Bins that are scanned together: what fits into a processor's cache.
 _CHUNK_VALUES = 250_000
+#: Scores above which it is asked whether the difference is still there,
+_NOTABLE = 2.0
+#: not asked any more, not learned by the baseline, and not believed of the training,
+_STRANGE = 5.0
+#: and at which a difference elsewhere explains more than counts in dead bins.
+_CLEAR = 3.0
+#: Most places per run that the baseline is kept from learning.
+_MOST_HELD = 20
 
 
 @dataclass(frozen=True)
@@ -115,6 +123,16 @@ class Scan(Detector):
         self.conditioned_ = bool(known is not None)
         usable = np.ones(len(training), bool) if known is None else np.isfinite(known)
         self.plane_ = plane(training.counts.shape[1:])
+        self._fit_usable(training, counts, known, usable)
+        strange = self.calibration_rows_[self.calibration_scores_ > _STRANGE]
+        # Faults that were certified good by mistake; more than a tenth is another kind of good.
+        if 0 < len(strange) <= 0.1 * usable.sum():
+            usable[strange] = False
+            self._fit_usable(training, counts, known, usable)
+
+    def _fit_usable(
+        self, training: Training, counts: Floats, known: Floats | None, usable: NDArray[np.bool_]
+    ) -> None:
         self._keep(self._fit_expected(counts[usable], None if known is None else known[usable]))
         held = self._held_out(training, counts, known, usable)
         self._fit_spread(held)
@@ -173,9 +191,11 @@ class Scan(Detector):
             self.template_noise_,
         ).stiffness
 
-    def _run(self, counts: Floats, template: Any, known: Floats | None) -> Run:
+    def _run(
+        self, counts: Floats, template: Any, known: Floats | None, held: Sequence[Held] = ()
+    ) -> Run:
         baseline = Baseline(self.half_life, self.stiffness_, template.noise)
-        expected, errors = baseline.corrected(counts, template.expected(counts, known))
+        expected, errors = baseline.corrected(counts, template.expected(counts, known), held)
         shape = (len(counts), *self.plane_)
         return Run(
             counts.reshape(shape),
@@ -204,7 +224,8 @@ class Scan(Detector):
             self.spread_.append(np.sqrt(np.maximum(variance, 0.8)).astype(np.float32))
 
     def _fit_tails(self, runs: Sequence[Run]) -> None:
-        largest = np.concatenate([self._largest(run) for run in runs], axis=1)
+        of_runs = [self._largest(run) for run in runs]
+        largest = np.concatenate(of_runs, axis=1)
         tails = []
         for values in largest:
             try:
@@ -219,7 +240,8 @@ class Scan(Detector):
         self.calibration_rows_ = rows
         overall = Tail.fit(self._combined(largest))
         self.overall_ = [overall.location, overall.width]
-        self.calibration_scores_ = self._calibrated(largest)
+        settled = [self._settled(*each) for each in zip(runs, of_runs, strict=True)]
+        self.calibration_scores_ = self._calibrated(np.concatenate(settled, axis=1))
         del self.held_out_
 
     def training_scores(
@@ -260,14 +282,21 @@ class Scan(Detector):
             wanted = integral_image(running(run.expected, window))
             errors = None if run.errors is None else integral_image(running(run.errors, window))
             for boxes in self._boxes():
-                expected = boxes.sums(wanted)
-                z = self._pulls(boxes.sums(seen), expected)
-                if errors is not None:
-                    variance = boxes.sums(errors) ** 2 / np.maximum(expected, 1e-3)
-                    z /= np.sqrt(1 + variance, dtype=np.float32, casting="same_kind")
+                z = self._field(boxes, seen, wanted, errors)
                 misfit.divide(scale, z, first)
                 scale += 1
                 yield window, z
+
+    def _field(
+        self, boxes: Boxes, seen: Floats, wanted: Floats, errors: Floats | None
+    ) -> NDArray[np.float32]:
+        """Pulls of all boxes of a size, from integral images."""
+        expected = boxes.sums(wanted)
+        z = self._pulls(boxes.sums(seen), expected)
+        if errors is not None:
+            variance = boxes.sums(errors) ** 2 / np.maximum(expected, 1e-3)
+            z /= np.sqrt(1 + variance, dtype=np.float32, casting="same_kind")
+        return z
 
     def _pulls(self, seen: Floats, wanted: Floats) -> NDArray[np.float32]:
         return pulls(seen, wanted)
@@ -295,15 +324,18 @@ class Scan(Detector):
             )
         return np.concatenate(parts, axis=1).astype(np.float64)
 
-    def _combined(self, largest: Floats) -> Floats:
-        """-ln of the smallest p-value of all scales, ``(n_ls,)``."""
-        logs = np.stack(
+    def _logs(self, largest: Floats) -> Floats:
+        """Natural logarithm of the p-value of every scale, ``(n_scales, n_ls)``."""
+        return np.stack(
             [
-                Tail(*tail).log_p(values) if np.isfinite(tail[0]) else np.full(len(values), np.nan)
+                Tail(*tail).log_p(values) if np.isfinite(tail[0]) else np.zeros(len(values))
                 for tail, values in zip(self.tails_, largest, strict=True)
             ]
         )
-        return -np.fmin.reduce(logs, axis=0)
+
+    def _combined(self, largest: Floats) -> Floats:
+        """-ln of the smallest p-value of all scales, ``(n_ls,)``."""
+        return -self._logs(largest).min(axis=0)
 
     def _calibrated(self, largest: Floats) -> Floats:
         """-log10 of the p-value over all scales together, ``(n_ls,)``."""
@@ -313,19 +345,69 @@ class Scan(Detector):
         self, stack: HistogramStack, rows: NDArray[np.intp], conditions: pd.DataFrame | None
     ) -> Floats:
         scores = np.full(len(rows), np.nan)
-        run, usable = self._expected(stack, rows, conditions)
-        if len(usable):
-            scores[usable] = self._calibrated(self._largest(run))
+        _, largest, usable = self._scanned(stack, rows, conditions)
+        scores[usable] = self._calibrated(largest)
         return scores
 
-    def _expected(
+    def _scanned(
         self, stack: HistogramStack, rows: NDArray[np.intp], conditions: pd.DataFrame | None
-    ) -> tuple[Run, NDArray[np.intp]]:
-        """The run as the template sees it, and which of ``rows`` are in it."""
+    ) -> tuple[Run, Floats, NDArray[np.intp]]:
+        """The run as the template sees it, its largest pulls, and which of ``rows`` are in it."""
         known = self._condition(stack, rows, conditions)
         usable = np.arange(len(rows)) if known is None else np.flatnonzero(np.isfinite(known))
+        if not len(usable):
+            empty = np.empty((0, *self.plane_))
+            return Run(empty, empty), np.empty((len(self.tails_), 0)), usable
         given = None if known is None else known[usable]
-        return self._run(self._data(stack, rows[usable]), self._learned(), given), usable
+        data, template = self._data(stack, rows[usable]), self._learned()
+        run = self._run(data, template, given)
+        largest = self._settled(run, self._largest(run))
+        held = self._strange_places(run, largest)
+        if held:
+            run = self._run(data, template, given, held)
+            largest = self._settled(run, self._largest(run))
+        return run, largest, usable
+
+    def _settled(self, run: Run, largest: Floats) -> Floats:
+        """``largest`` without windows in which what is strange is over by their last lumisection.
+
+        Otherwise a fault would be seen for as long as the longest window after it ended.
+        """
+        n_boxes = len(self._boxes())
+        now = np.full_like(largest, -np.inf)
+        now[:n_boxes] = largest[:n_boxes]
+        asked = (self._calibrated(largest) > _NOTABLE) & (self._calibrated(now) < _STRANGE)
+        out = largest.copy()
+        for row in np.flatnonzero(asked):
+            for _ in self.windows[1:]:
+                winner = int(np.argmin(self._logs(out[:, [row]])))
+                window = winner // n_boxes
+                if not window:
+                    break
+                part = run.rows(slice(max(row + 1 - self.windows[window], 0), row + 1))
+                x0, x1, y0, y1 = self._strangest(part, winner)
+                seen = part.counts[:, x0:x1, y0:y1].sum(axis=(1, 2))
+                wanted = part.expected[:, x0:x1, y0:y1].sum(axis=(1, 2))
+                if not over(seen, wanted, float(out[winner, row]), self._pulls):
+                    break
+                out[window * n_boxes : (window + 1) * n_boxes, row] = -np.inf
+        return out
+
+    def _strange_places(self, run: Run, largest: Floats) -> list[Held]:
+        """Rows and places of alarms, that the baseline must not learn from their row on."""
+        held: list[Held] = []
+        bins = np.arange(int(np.prod(self.plane_))).reshape(self.plane_)
+        strange = np.flatnonzero(self._calibrated(largest) > _STRANGE)
+        began = last = -np.inf
+        for row in strange.tolist():
+            began = row if row > last + 5 else began
+            last = row
+            # The place is known better after some lumisections.
+            if row - began in (0, 3, 10) and len(held) < _MOST_HELD:
+                part = run.rows(slice(None, row + 1))
+                x0, x1, y0, y1 = self._place(part, largest[:, row])[0]
+                held.append((row, bins[x0:x1, y0:y1].ravel()))
+        return held
 
     def _condition(
         self, stack: HistogramStack, rows: NDArray[np.intp], conditions: pd.DataFrame | None
@@ -382,19 +464,39 @@ class Scan(Detector):
     ) -> Explanation:
         rows = np.flatnonzero(self._unusable(stack) == "")
         rows = rows[rows <= at]
-        run, usable = self._expected(stack, rows, conditions)
+        run, of_run, usable = self._scanned(stack, rows, conditions)
         if not len(usable) or rows[usable[-1]] != at:
             raise ValueError(
                 f"{stack.me}, LS {stack.ls_numbers[at]} is not assessed: {self._unscored_reason()}"
             )
-        largest = self._largest(run)[:, -1]
-        last = run.rows(slice(-max(self.windows), None))
-        box, window = self._winner(last, largest)
-        seen = last.counts[-window:].sum(axis=0)
-        wanted = last.expected[-window:].sum(axis=0)
-        box = refined(seen, wanted, box, self._pulls)
-        score = float(self._calibrated(largest[:, None])[0])
+        score = float(self._calibrated(of_run[:, -1:])[0])
+        box, window = self._place(run, of_run[:, -1])
         return self._explanation(stack, rows[usable], run, box, window, score, conditions)
+
+    def _place(self, run: Run, largest: Floats) -> tuple[Box, int]:
+        """Box and window that stand out in the last lumisection of the run."""
+        last = run.rows(slice(-max(self.windows), None))
+        elsewhere = self._without_dead_bins(last)
+        if elsewhere is not None:
+            found = self._largest(elsewhere)[:, -1]
+            found[np.isinf(largest)] = -np.inf
+            if self._calibrated(found[:, None])[0] > _CLEAR:
+                last, largest = elsewhere, found
+        winner = int(np.argmin(self._logs(largest[:, None])))
+        window = self.windows[winner // len(self._boxes())]
+        part = last.rows(slice(-window, None))
+        seen, wanted = part.counts.sum(axis=0), part.expected.sum(axis=0)
+        return refined(seen, wanted, self._strangest(part, winner), self._pulls), window
+
+    def _without_dead_bins(self, run: Run) -> Run | None:
+        """The run with nothing strange in bins that good ones leave empty; None if so already.
+
+        A few counts there are stranger than many more beside them, but the smaller part of a fault.
+        """
+        dead = self._dead(self._learned()).reshape(self.plane_)
+        if not run.counts[:, dead].any():
+            return None
+        return replace(run, counts=np.where(dead, run.expected, run.counts))
 
     def _explanation(
         self,
@@ -426,22 +528,47 @@ class Scan(Detector):
             ),
         )
 
-    def _winner(self, last: Run, largest: Floats) -> tuple[tuple[int, int, int, int], int]:
-        """Box (x0, x1, y0, y1) and window with the smallest p-value in the last lumisection."""
-        logs = [
-            float(Tail(*t).log_p(v)) if np.isfinite(t[0]) else 0.0
-            for t, v in zip(self.tails_, largest, strict=True)
-        ]
-        winner = int(np.argmin(logs))
+    def _strangest(self, part: Run, scale: int) -> Box:
+        """Box of this scale that stands out in all lumisections of ``part`` together."""
         all_of = self._boxes()
-        boxes = all_of[winner % len(all_of)]
-        for i, (window, z) in enumerate(self._fields(last, Misfit(self.half_life))):
-            if i == winner:
-                at = np.unravel_index(int(np.argmax(np.abs(z[-1] / self.spread_[i]))), z.shape[1:])
-                x, y = boxes.starts((self.plane_[0], self.plane_[1]))
-                x0, y0 = int(x[at[0]]), int(y[at[1]])
-                return (x0, x0 + boxes.size[0], y0, y0 + boxes.size[1]), window
-        raise AssertionError("the winner is one of the scales")
+        boxes = all_of[scale % len(all_of)]
+        seen, wanted = (
+            integral_image(m.sum(axis=0, keepdims=True)) for m in (part.counts, part.expected)
+        )
+        errors = part.errors
+        if errors is not None:
+            errors = integral_image(errors.sum(axis=0, keepdims=True))
+        z = np.abs(self._field(boxes, seen, wanted, errors)[0] / self.spread_[scale])
+        i, j = np.unravel_index(int(np.argmax(z)), z.shape)
+        x, y = boxes.starts((self.plane_[0], self.plane_[1]))
+        x0, y0 = int(x[i]), int(y[j])
+        return x0, x0 + boxes.size[0], y0, y0 + boxes.size[1]
+
+
+def over(
+    seen: Floats,
+    wanted: Floats,
+    size: float,
+    pull_of: Callable[[Floats, Floats], NDArray[np.float32]] = pulls,
+) -> bool:
+    """Whether what a box shows over some lumisections is gone from the latest of them.
+
+    ``seen`` and ``wanted`` are ``(n,)``, the latest last; ``size`` is the studentised pull of all
+    together. Where it began is where the latest so many differ most; it is gone if fewer of them
+    are weaker than their part of that by more than three standard deviations.
+
+    >>> over(np.array([0.0, 0.0, 100.0]), np.full(3, 100.0), 20.0)
+    True
+    >>> over(np.array([100.0, 0.0, 0.0]), np.full(3, 100.0), 20.0)
+    False
+    """
+    back = np.cumsum(wanted[::-1])
+    z = pull_of(np.cumsum(seen[::-1]), back).astype(np.float64)
+    unit = max(abs(float(z[-1])) / size, 1.0)
+    z *= np.sign(z[-1])
+    began = int(np.argmax(z))
+    part = np.sqrt(back[:began] / max(float(back[began]), 1e-12))
+    return bool((z[:began] < part * z[began] - 3 * unit).any())
 
 
 def onset(back: NDArray[Any], window: int, most: int = 500) -> int:

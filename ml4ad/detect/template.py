@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ml4ad.stack import Floats
 
 _WINSOR = 3.0
 _MAX_MODES = 8
 _MAX_ROWS = 1500
+#: Standard deviations from which on a held place is not learned.
+HOLD = 2.0
+
+#: A row, and bins that are not learned from it on while they differ together.
+Held: TypeAlias = tuple[int, NDArray[np.intp]]
 
 
 @dataclass(frozen=True)
@@ -194,11 +200,14 @@ class Baseline:
         stiffness = np.clip(1 / np.maximum(spread, 1e-12), min(cls.SOFTEST, hardest), hardest)
         return cls(half_life, stiffness, noise)
 
-    def corrected(self, counts: Floats, expected: Floats) -> tuple[Floats, Floats | None]:
+    def corrected(
+        self, counts: Floats, expected: Floats, held: Sequence[Held] = ()
+    ) -> tuple[Floats, Floats | None]:
         """Expected counts corrected, ``(n, d)``, and their errors; None where these are nothing.
 
         What is seen is clipped at three standard deviations of its noise and of the error of what
-        is expected, so that a fault moves the baseline slowly.
+        is expected, so that a fault moves the baseline slowly. A place that is ``held``, where a
+        fault was found, does not move it at all while it lasts.
         """
         forget = 0.5 ** (1 / self.half_life)
         out = np.empty_like(expected)
@@ -218,6 +227,11 @@ class Baseline:
                 slack = slack + errors[i] ** 2
             slack = _WINSOR * np.sqrt(slack)
             clipped = np.minimum(np.maximum(counts[i], mean - slack), mean + slack)
+            for since, bins in held:
+                excess = float(counts[i, bins].sum() - mean[bins].sum())
+                error = 0.0 if errors is None else float(errors[i, bins].sum())
+                if i >= since and abs(excess) > HOLD * np.sqrt(variance[i, bins].sum() + error**2):
+                    clipped[bins] = mean[bins]
             # K decays and is refilled, so that it counts as seen and as wanted alike.
             seen *= forget
             seen += clipped
