@@ -150,12 +150,66 @@ def test_what_is_downloaded_is_what_is_shown(page, archive, tmp_path):
     assert page.content("png").startswith(b"\x89PNG")
 
 
-def test_the_python_for_a_view_runs(page):
-    page.range.value = (2, 4)
+def _map(page):
+    page.tree.value = [samples.MAP]
+    page.reference.value = "run"
+
+
+def _profile_of_lumisections(page):
+    page.look.value = "lumisections"
+    page.norm.value = "area"
+
+
+def _trend(page):
+    page.look.value = "trend"
     page.others.value = [f"11:{samples.DATASET}"]
+
+
+def _compared_runs(page):
+    page.range.value = (2, 4)
+    page.norm.value = "area"
+    page.others.value = [f"11:{samples.DATASET}"]
+    page.reference.value = f"11:{samples.DATASET}"
+
+
+def _several_lumisections(page):
+    page.sums.value = "several"
+    page.several.value = "3, 5-6+9-10"
+    page.rebin.value = 2
+
+
+@pytest.mark.parametrize(
+    "view", [_map, _profile_of_lumisections, _trend, _compared_runs, _several_lumisections]
+)
+def test_the_python_for_a_view_draws_what_is_downloaded(page, view):
+    view(page)
+    assert page.banner.value == ""
     names = {}
-    exec(compile(page.source(), "view", "exec"), names)  # noqa: S102
+    *lines, last = page.source().splitlines()
+    exec(compile("\n".join([*lines, f"figure = {last}"]), "view", "exec"), names)  # noqa: S102
     names["archive"].close()
+    assert [len(ax.get_lines()) for ax in names["figure"].axes] == [
+        len(ax.get_lines()) for ax in page.picture().axes
+    ]
+    for theirs, ours in zip(names["figure"].axes, page.picture().axes, strict=True):
+        for one, other in zip(theirs.get_lines(), ours.get_lines(), strict=True):
+            drawn, wanted = (np.asarray(a.get_ydata(), dtype=float) for a in (one, other))
+            assert np.allclose(drawn, wanted, equal_nan=True)
+
+
+def test_several_lumisections_and_sums_of_ranges_lie_over_each_other(page, archive):
+    page.sums.value = "several"
+    assert "no lumisection yet" in page.banner.value
+    page.several.value = "3, 5-6+9-10"
+    stack = archive.stack(samples.LINE, 12)
+    assert np.array_equal(points(page.plot, 0), stack.select(3).values()[0])
+    expected = stack.select([5, 6, 9, 10]).values().sum(axis=0)
+    assert np.array_equal(points(page.plot, 1), expected)
+    other = dashboards.Explore(archive)
+    other.frame._heard("hello", page.frame.view)
+    assert other.view() == page.view()
+    page.several.value = "3, x"
+    assert "want a number" in page.banner.value
 
 
 def test_similar_lumisections_are_listed_with_their_addresses(page):

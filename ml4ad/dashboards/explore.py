@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import io
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +18,12 @@ from ml4ad.stack import HistogramStack, Ints
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure as MatplotlibFigure
 
     from ml4ad.archive import Archive
 
+#: Ranges (first, last) of lumisections that are summed.
+Part = list[tuple[int, int]]
 MOST_SHOWN = 12
 _VIEWS = {"histogram": "histogram", "lumisections": "LS by bin", "trend": "trend"}
 _NORMS = {
@@ -74,8 +78,15 @@ class Explore(page.Page):
             ],
         )
         self.sums = widgets.ToggleButtons(
-            options=[("sum of a range", "range"), ("one by one", "one")],
-            style={"button_width": "112px"},
+            options=[("sum of a range", "range"), ("one by one", "one"), ("several", "several")],
+            style={"button_width": "108px"},
+            tooltips=["All of a range together", "Step through them, or play", "Over each other"],
+        )
+        self.several = widgets.Text(
+            description="LS",
+            placeholder="5, 7, 1-20+30-40: one, one, and the sum of two ranges",
+            continuous_update=False,
+            layout={"width": "auto"},
         )
         self.range = widgets.IntRangeSlider(
             description="LS", min=1, max=1, continuous_update=False, layout={"width": "auto"}
@@ -126,7 +137,7 @@ class Explore(page.Page):
             self.on(control, self.draw)
         for control in (self.path, self.reference, self.ratio, self.log, self.rebin):
             self.on(control, self.draw)
-        for control in (self.moment, self.beside):
+        for control in (self.moment, self.beside, self.several):
             self.on(control, self.draw)
         self.on_click(self.download, self.save_view)
         self.on_click(self.find, self.find_similar)
@@ -144,6 +155,7 @@ class Explore(page.Page):
                 widgets.HBox([self.look, self.sums], layout=flow | {"grid_gap": "0 24px"}),
                 self.range,
                 self.player,
+                self.several,
                 self.options,
                 self.message,
                 self.facts,
@@ -279,11 +291,13 @@ class Explore(page.Page):
         runs = [(self.dataset.value, self.run.value), *map(_run_of, self.others.value)]
         return [Key(me, dataset, run) for me in self.tree.value for dataset, run in runs]
 
-    def wanted_ls(self) -> int | slice:
-        """Lumisections that are shown: one, or a range with its end."""
+    def parts(self) -> list[Part]:
+        """Lumisections that are shown over each other, each the ranges that it is the sum of."""
+        if self.look.value != "histogram" or self.sums.value == "range":
+            return [[(int(self.range.value[0]), int(self.range.value[1]))]]
         if self.sums.value == "one":
-            return int(self.ls.value)
-        return slice(*self.range.value)
+            return [[(int(self.ls.value), int(self.ls.value))]]
+        return parts_of(self.several.value)
 
     def _stack(self, key: Key) -> HistogramStack:
         stack = self._held.get(self.archive, key)
@@ -320,11 +334,8 @@ class Explore(page.Page):
         if self.look.value == "histogram":
             self._draw_histograms()
         elif self.look.value == "lumisections":
-            stack = self._stack(self._key(0)).select(slice(*self.range.value))
-            if len(stack.axes) == 2:
-                stack = stack if stack.is_profile else stack.project("x")
             self.plot.figure = plots.ls_map(
-                stack, by_area=self.norm.value == "area", log=self.log.value
+                self._mapped(), by_area=self.norm.value == "area", log=self.log.value
             )
         else:
             self._draw_trend()
@@ -344,10 +355,14 @@ class Explore(page.Page):
             listed.insert(1, self.path)
         if self.options.children != tuple(listed):
             self.options.children = listed
-        by_one = look == "histogram" and self.sums.value == "one"
+        sums = self.sums.value if look == "histogram" else "range"
         self.sums.layout.display = "" if look == "histogram" else "none"
-        self.player.layout.display = "" if by_one else "none"
-        self.range.layout.display = "none" if by_one else ""
+        for name, control in (
+            ("one", self.player),
+            ("range", self.range),
+            ("several", self.several),
+        ):
+            control.layout.display = "" if sums == name else "none"
 
     def _offer_paths(self) -> None:
         from ml4ad.conditions import rates
@@ -357,27 +372,46 @@ class Explore(page.Page):
             controls.offer(self.path, found)
 
     def shown(self) -> list[plots.Shown]:
-        """Histograms as they are drawn, in the order of `keys`."""
-        keys = self.keys()
-        if len(keys) > MOST_SHOWN:
-            raise ValueError(f"{len(keys)} histograms over each other: choose at most {MOST_SHOWN}")
-        return [self._scaled(key, self._stack(key).select(self.wanted_ls())) for key in keys]
+        """Histograms as they are drawn: of each of `keys` each of `parts`."""
+        chosen = self.chosen()
+        if len(chosen) > MOST_SHOWN:
+            raise ValueError(
+                f"{len(chosen)} histograms over each other: choose at most {MOST_SHOWN}"
+            )
+        return [self._scaled(key, self._selected(key, part), part) for key, part in chosen]
 
-    def _scaled(self, key: Key, stack: HistogramStack) -> plots.Shown:
+    def chosen(self) -> list[tuple[Key, Part]]:
+        """What is shown: of each of `keys` each of `parts`."""
+        parts = self.parts()
+        return [(key, part) for key in self.keys() for part in parts]
+
+    def _selected(self, key: Key, part: Part) -> HistogramStack:
+        stack = self._stack(key).select(part)
         if not len(stack):
             known = self._held.get(self.archive, key)
             first, last = _span(known)
             raise ValueError(
-                f"{key.me} has no histogram in run {key.run_number}, LS {_worded(self.wanted_ls())}"
+                f"{key.me} has no histogram in run {key.run_number}, LS {_worded(part)}"
                 f": it has {len(known)} lumisections from {first} to {last}"
             )
-        one = plots.Shown.of(stack, self._title(key))
+        return stack
+
+    def _scaled(self, key: Key, stack: HistogramStack, part: Part) -> plots.Shown:
+        one = plots.Shown.of(stack, self._title(key, part))
+        return one.scaled(self._factor(one, key, stack.ls_numbers))
+
+    def _factor(self, one: plots.Shown, key: Key, ls_numbers: Ints) -> float:
         if self.norm.value == "area":
-            return one.scaled(1 / one.total) if one.total else one
+            return 1 / one.total if one.total else 1.0
         if self.norm.value in ("luminosity", "rate"):
-            amount = self._amount(key, stack.ls_numbers)
-            return one.scaled(1 / amount)
-        return one
+            return 1 / self._amount(key, ls_numbers)
+        return 1.0
+
+    def _mapped(self) -> HistogramStack:
+        stack = self._stack(self._key(0)).select(slice(*self.range.value))
+        if len(stack.axes) == 2 and not stack.is_profile:
+            return stack.project("x")
+        return stack
 
     def _amount(self, key: Key, ls_numbers: Ints) -> float:
         """Recorded luminosity in 1/ub, or triggers, of these lumisections together."""
@@ -402,31 +436,33 @@ class Explore(page.Page):
             )
         return float(values.sum())
 
-    def _title(self, key: Key) -> str:
+    def _title(self, key: Key, part: Part) -> str:
         several = [len({getattr(k, n) for k in self.keys()}) > 1 for n in ("me", "dataset")]
         name = key.me.rsplit("/", 1)[-1] + " " if several[0] else ""
         dataset = f" {key.dataset}" if several[1] else ""
-        return f"{name}run {key.run_number}, LS {_worded(self.wanted_ls())}{dataset}"
+        return f"{name}run {key.run_number}, LS {_worded(part)}{dataset}"
 
-    def _reference(self) -> plots.Shown | None:
+    def _reference_key(self) -> Key | None:
         wanted = self.reference.value
         if not wanted:
             return None
-        me = self.tree.value[0]
         if wanted == "run":
-            key = self._key(0)
-        else:
-            dataset, run_number = _run_of(wanted)
-            key = Key(me, dataset, run_number)
+            return self._key(0)
+        return Key(self.tree.value[0], *_run_of(wanted))
+
+    def _reference(self) -> plots.Shown | None:
+        key = self._reference_key()
+        if key is None:
+            return None
         stack = self._stack(key)
         one = plots.Shown.of(stack, f"reference: run {key.run_number}, {len(stack)} LS")
-        if self.norm.value == "area":
-            return one.scaled(1 / one.total) if one.total else one
+        return one.scaled(self._reference_factor(one, key, stack.ls_numbers))
+
+    def _reference_factor(self, one: plots.Shown, key: Key, ls_numbers: Ints) -> float:
         if self.norm.value == "none":
             # What is compared is the shape: the reference has other lumisections.
-            ours = self.shown()[0].total
-            return one.scaled(ours / one.total) if one.total else one
-        return one.scaled(1 / self._amount(key, stack.ls_numbers))
+            return self.shown()[0].total / one.total if one.total else 1.0
+        return self._factor(one, key, ls_numbers)
 
     def _unit(self, one: plots.Shown) -> str:
         if one.is_profile:
@@ -447,6 +483,10 @@ class Explore(page.Page):
             )
             return
         listed, signed = list(shown[:3]), []
+        if len(shown) > len(listed):
+            self.message.value = (
+                f"{len(listed)} of {len(shown)} maps are shown: they cannot lie over each other."
+            )
         if reference is not None:
             listed = [shown[0], reference]
             if self.ratio.value:
@@ -456,12 +496,25 @@ class Explore(page.Page):
                 signed = [2]
         self.plot.figure = plots.maps(listed, log=self.log.value, unit=unit, signed=signed)
 
-    def _draw_trend(self) -> None:
+    def _trend(self) -> tuple[dict[str, tuple[Ints, Any]], str]:
+        """Series by name, and what they are of."""
         series = {}
         for key in self.keys()[:MOST_SHOWN]:
             stack = self._stack(key).select(slice(*self.range.value))
             name = f"{key.me.rsplit('/', 1)[-1]}, run {key.run_number}"
             series[name] = (stack.ls_numbers, moment(stack, self.moment.value))
+        axis = self._stack(self._key(0)).axes[0]
+        unit = {
+            "entries": "Entries",
+            "mean": f"Mean of {axis.title or 'x'}",
+            "width": f"Standard deviation of {axis.title or 'x'}",
+            "most probable": f"Most probable {axis.title or 'x'}",
+            "highest bin": "Entries of the highest bin",
+        }[self.moment.value]
+        return series, unit
+
+    def _draw_trend(self) -> None:
+        series, unit = self._trend()
         beside = None
         if self.beside.value:
             column = self._conditions_of(self._key(0))[self.beside.value].loc[
@@ -469,20 +522,12 @@ class Explore(page.Page):
             ]
             values = column.astype("float64").to_numpy(na_value=np.nan)
             beside = (self.beside.value, column.index.to_numpy(), values)
-        axis = self._stack(self._key(0)).axes[0]
-        unit = {
-            "entries": "Entries",
-            "mean": f"Mean of {axis.title or 'x'}",
-            "width": f"Standard deviation of {axis.title or 'x'}",
-            "most probable": f"Most probable {axis.title or 'x'}",
-            "highest bin": "Highest bin",
-        }[self.moment.value]
         self.plot.figure = plots.trends(series, unit=unit, beside=beside)
 
     def _facts(self) -> str:
         key = self._key(0)
         stack = self._held.get(self.archive, key)
-        chosen = stack.select(self.wanted_ls() if self.look.value == "histogram" else slice(None))
+        chosen = stack.select([pair for part in self.parts() for pair in part])
         parts = [
             html.escape(key.me),
             f"{stack.kind}, {' x '.join(str(axis.n_bins) for axis in stack.axes)} bins",
@@ -538,17 +583,12 @@ class Explore(page.Page):
 
         into = io.BytesIO()
         if kind in ("pdf", "png"):
-            from ml4ad import pictures
-
-            stack = self._stack(self._key(0)).select(self.wanted_ls())
-            normalise = "area" if self.norm.value == "area" else None
-            figure = pictures.draw(stack, log=self.log.value, normalise=normalise)
-            figure.savefig(into, format=kind, bbox_inches="tight")
+            self.picture().savefig(into, format=kind, bbox_inches="tight")
             return into.getvalue()
+        wanted = [pair for part in self.parts() for pair in part]
         frames = []
         for key in self.keys():
             stack = self._stack(key)
-            wanted = self.wanted_ls() if self.look.value == "histogram" else slice(None)
             wide = stack.select(wanted).to_pandas().reset_index()
             wide.columns = [_flat(name) for name in wide.columns]
             wide.insert(0, "dataset", key.dataset)
@@ -561,38 +601,108 @@ class Explore(page.Page):
         joined.to_parquet(into, index=False)
         return into.getvalue()
 
+    def picture(self) -> MatplotlibFigure:
+        """What is shown, in the CMS style: of maps the first, with a reference their difference."""
+        from ml4ad import pictures
+
+        if self.look.value == "trend":
+            series, unit = self._trend()
+            plain = {name: (n.tolist(), values.tolist()) for name, (n, values) in series.items()}
+            return pictures.trend(plain, ylabel=unit)
+        if self.look.value == "lumisections":
+            return pictures.ls_map(self._mapped(), normalise=self.norm.value == "area")
+        chosen, key = self.chosen(), self._reference_key()
+        first = self._selected(*chosen[0])
+        if len(first.axes) > 1:
+            if key is not None and len(first.axes) == 2:
+                return pictures.compare(first, self._stack(key))
+            return pictures.draw(first, log=self.log.value, normalise=self._by_area())
+        drawn: dict[str, Any] = {}
+        reference = self._reference()
+        if key is not None and reference is not None:
+            stack = self._stack(key)
+            drawn[reference.name] = _times(stack, self._reference_factor_of(stack, key))
+        for one, part in chosen:
+            stack = self._selected(one, part)
+            shown = plots.Shown.of(stack, self._title(one, part))
+            drawn[shown.name] = _times(stack, self._factor(shown, one, stack.ls_numbers))
+        figure = pictures.overlay(
+            drawn,
+            normalise=None,
+            ratio=key is not None and self.ratio.value,
+            log=self.log.value,
+        )
+        if self.norm.value != "none":
+            figure.axes[0].set_ylabel(re.sub("<sup>(.*?)</sup>", r"$^{\1}$", self._unit(shown)))
+        return figure
+
+    def _reference_factor_of(self, stack: HistogramStack, key: Key) -> float:
+        return self._reference_factor(plots.Shown.of(stack, ""), key, stack.ls_numbers)
+
+    def _by_area(self) -> str | None:
+        return "area" if self.norm.value == "area" else None
+
     def source(self) -> str:
         """The Python that gives what is shown."""
         lines = ["import ml4ad", "from ml4ad import pictures", "", "archive = ml4ad.connect()"]
-        names = []
-        for i, key in enumerate(self.keys()):
-            name = "stack" if i == 0 else f"stack_{i + 1}"
-            read = f"{name} = archive.stack({key.me!r}, {key.run_number}, {key.dataset!r})"
-            if self.rebin.value != 1:
+        names: dict[Key, str] = {}
+        reference = self._reference_key() if self.look.value == "histogram" else None
+        for key in [*self.keys(), *([reference] if reference is not None else [])]:
+            if key in names:
+                continue
+            names[key] = "stack" if not names else f"stack_{len(names) + 1}"
+            read = f"{names[key]} = archive.stack({key.me!r}, {key.run_number}, {key.dataset!r})"
+            if self.rebin.value not in (None, 1):
                 axes = len(self._held.get(self.archive, key).axes)
                 read += f".rebin({', '.join([str(self.rebin.value)] * axes)})"
             lines.append(read)
-            names.append(name)
         if self.look.value == "trend":
-            return "\n".join([*lines, "stack.to_pandas()"])
+            return "\n".join([*lines, *self._source_of_trend(names)])
         if self.look.value == "lumisections":
-            first, last = self.range.value
-            by_area = self.norm.value == "area"
-            shown = f"stack.select(slice({first}, {last}))"
-            return "\n".join([*lines, f"pictures.ls_map({shown}, normalise={by_area})"])
-        wanted = self.wanted_ls()
-        asked = (
-            f"[{wanted}]" if isinstance(wanted, int) else f"slice({wanted.start}, {wanted.stop})"
-        )
-        lines += [f"{name} = {name}.select({asked})" for name in names]
-        area = ", normalise='area'" if self.norm.value == "area" else ""
-        if len(names) == 1:
-            return "\n".join([*lines, f"pictures.draw(stack, log={self.log.value}{area})"])
-        titles = ", ".join(
-            f"{self._title(key)!r}: {name}" for key, name in zip(self.keys(), names, strict=True)
-        )
-        norm = "'area'" if self.norm.value == "area" else "None"
-        return "\n".join([*lines, f"pictures.overlay({{{titles}}}, normalise={norm})"])
+            shown = f"stack.select(slice{tuple(map(int, self.range.value))})"
+            first = self._held.get(self.archive, self._key(0))
+            if len(first.axes) == 2 and not first.is_profile:
+                shown += ".project('x')"
+            return "\n".join(
+                [*lines, f"pictures.ls_map({shown}, normalise={self._by_area() == 'area'})"]
+            )
+        return "\n".join([*lines, *self._source_of_histograms(names, reference)])
+
+    def _source_of_trend(self, names: Mapping[Key, str]) -> list[str]:
+        selected = f".select(slice{tuple(map(int, self.range.value))})"
+        lines = ["from ml4ad.dashboards.explore import moment", "", "series = {}"]
+        for key, (title, _) in zip(names, self._trend()[0].items(), strict=False):
+            lines += [
+                f"{names[key]} = {names[key]}{selected}",
+                f"values = moment({names[key]}, {self.moment.value!r})",
+                f"series[{title!r}] = ({names[key]}.ls_numbers, values)",
+            ]
+        return [*lines, f"pictures.trend(series, ylabel={self._trend()[1]!r})"]
+
+    def _source_of_histograms(self, names: Mapping[Key, str], reference: Key | None) -> list[str]:
+        chosen = self.chosen()
+        first = self._held.get(self.archive, chosen[0][0])
+        selected = [f"{names[key]}.select({part})" for key, part in chosen]
+        if len(first.axes) > 1:
+            if reference is not None and len(first.axes) == 2:
+                return [f"pictures.compare({selected[0]}, {names[reference]})"]
+            area = f", normalise={self._by_area()!r}"
+            return [f"pictures.draw({selected[0]}, log={self.log.value}{area})"]
+        lines = ["shown = {}"]
+        if reference is not None:
+            stack = self._stack(reference)
+            title = f"reference: run {reference.run_number}, {len(stack)} LS"
+            factor = self._reference_factor_of(stack, reference)
+            lines.append(f"shown[{title!r}] = {names[reference]}.sum(){_multiplied(stack, factor)}")
+        for (key, part), text in zip(chosen, selected, strict=True):
+            stack, title = self._selected(key, part), self._title(key, part)
+            factor = self._factor(plots.Shown.of(stack, ""), key, stack.ls_numbers)
+            lines.append(f"shown[{title!r}] = {text}.sum(){_multiplied(stack, factor)}")
+        if self.norm.value != "none":
+            lines.insert(1, f"# Scaled by {_NORMS[self.norm.value]}.")
+        ratio = reference is not None and self.ratio.value
+        drawn = f"pictures.overlay(shown, normalise=None, ratio={ratio}, log={self.log.value})"
+        return [*lines, drawn]
 
     # -- address ----------------------------------------------------------------------------------
 
@@ -616,6 +726,8 @@ class Explore(page.Page):
             out |= {"moment": self.moment.value, "beside": self.beside.value}
         if self.look.value == "histogram" and self.sums.value == "one":
             out["ls"] = self.ls.value
+        elif self.look.value == "histogram" and self.sums.value == "several":
+            out["several"] = self.several.value
         elif tuple(self.range.value) != (self.range.min, self.range.max):
             out["range"] = "-".join(map(str, self.range.value))
         return out
@@ -660,6 +772,9 @@ class Explore(page.Page):
         if "ls" in said:
             self.sums.value = "one"
             self.ls.value = controls.number(said["ls"], "ls")
+        if "several" in said:
+            parts_of(said["several"])
+            self.sums.value, self.several.value = "several", said["several"]
         if "range" in said:
             low, _, high = said["range"].partition("-")
             self.sums.value = "range"
@@ -715,12 +830,41 @@ def _divides(stack: HistogramStack, factor: int) -> bool:
     )
 
 
-def _worded(wanted: int | slice) -> str:
-    if isinstance(wanted, slice):
-        return (
-            f"{wanted.start} to {wanted.stop}" if wanted.start != wanted.stop else str(wanted.start)
-        )
-    return str(wanted)
+def parts_of(text: str) -> list[Part]:
+    """Lumisections as a person writes them: parts by commas, ranges that are summed by plus.
+
+    Raises ValueError naming what is none.
+
+    >>> parts_of("5, 1-20+30-40")
+    [[(5, 5)], [(1, 20), (30, 40)]]
+    """
+    parts = []
+    for written in filter(None, (one.strip() for one in text.split(","))):
+        part: Part = []
+        for piece in written.split("+"):
+            low, _, high = piece.strip().partition("-")
+            first = controls.number(low.strip(), "LS")
+            last = controls.number(high.strip(), "LS") if high else first
+            if last < first:
+                raise ValueError(f"LS {piece.strip()!r}: {last} is before {first}")
+            part.append((first, last))
+        parts.append(part)
+    if not parts:
+        raise ValueError("no lumisection yet: write some, as in 5, 7, 1-20+30-40")
+    return parts
+
+
+def _worded(part: Part) -> str:
+    return " and ".join(str(a) if a == b else f"{a} to {b}" for a, b in part)
+
+
+def _times(stack: HistogramStack, factor: float) -> Any:
+    """All lumisections together times a factor; a profile's means have no scale."""
+    return stack.sum() if stack.is_profile or factor == 1 else stack.sum() * factor
+
+
+def _multiplied(stack: HistogramStack, factor: float) -> str:
+    return "" if stack.is_profile or factor == 1 else f" * {float(factor)!r}"
 
 
 def _listed(numbers: Ints) -> str:

@@ -248,12 +248,19 @@ def maps(
     data: list[Figure] = []
     layout: Figure = {"height": height, "margin": _MARGIN | {"r": 60}, "annotations": []}
     layout["uirevision"] = f"{shown[0].axes!r} {len(shown)}"
+    # What stands side by side is compared: one scale for all.
+    most = max(
+        (float(np.nanmax(one.values, initial=0)) for i, one in enumerate(shown) if i not in signed),
+        default=0.0,
+    )
     for i, one in enumerate(shown):
         if len(one.axes) != 2:
             raise ValueError(f"{one.name} has {len(one.axes)} axis, want two: show it by itself")
         left = i * (width + gap)
         suffix = "" if i == 0 else str(i + 1)
         data.append(_heat(one, suffix, left + width, log and i not in signed, unit, i in signed))
+        if i not in signed and len(shown) > 1 and most > 0 and not (log or one.is_profile):
+            data[-1] |= {"zmin": 0, "zmax": most}
         layout[f"xaxis{suffix}"] = axis_of(one.axes[0], "x") | {
             "domain": [left, left + width],
             "anchor": f"y{suffix}",
