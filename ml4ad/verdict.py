@@ -121,7 +121,14 @@ def add(
             sa.insert(_VERDICT).returning(_VERDICT.c.verdict_id, sort_by_parameter_order=True), rows
         ).scalars()
         scoring.notify(
-            connection, what="verdict", run_number=run_number, verdict=verdict, by=said_by
+            connection,
+            what="verdict",
+            run_number=run_number,
+            verdict=verdict,
+            by=said_by,
+            dataset=dataset,
+            workspace=workspace,
+            me=me,
         )
         return list(numbers)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from socket import socket
 
 import sqlalchemy as sa
 import uvicorn
@@ -13,6 +14,14 @@ from ml4ad.api.app import application
 MOST_CONNECTIONS = 1000
 #: Seconds that answers under way get when the server is asked to stop.
 GRACE_S = 10
+
+
+class _Server(uvicorn.Server):
+    """Tells those who listen to events that it ends, rather than wait for them."""
+
+    async def shutdown(self, sockets: list[socket] | None = None) -> None:
+        self.config.app.state.events.close()  # type: ignore[union-attr]
+        await super().shutdown(sockets)
 
 
 def server(engine: sa.Engine, host: str = "127.0.0.1", port: int = 8000) -> uvicorn.Server:
@@ -29,7 +38,7 @@ def server(engine: sa.Engine, host: str = "127.0.0.1", port: int = 8000) -> uvic
         server_header=False,
         lifespan="on",
     )
-    return uvicorn.Server(configuration)
+    return _Server(configuration)
 
 
 def serve(engine: sa.Engine, host: str = "127.0.0.1", port: int = 8000) -> None:

@@ -15,6 +15,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 MOST_REQUESTS = 400
 #: Requests that work at a time, each with one connection or none; an engine has 15.
 WORKING = 12
+#: Where the answer is a stream of events, which goes on.
+LISTENING = "/api/v2/events"
 #: Seconds in which a client that takes nothing of its answer is let go.
 STALL_S = 60.0
 
@@ -96,7 +98,9 @@ class Gate:
         if scope["type"] != "http" or scope["path"] == "/health":
             await self.app(scope, receive, send)
             return
-        if self.inside >= self.most:
+        # Who listens has a limit of its own, and waits for what others do.
+        counts = scope["path"] != LISTENING
+        if counts and self.inside >= self.most:
             told = {"detail": "Too many requests at a time; try again", "code": "unavailable"}
             answer = JSONResponse(told, 503, headers={"Retry-After": "1"})
             await answer(scope, receive, send)
@@ -112,7 +116,7 @@ class Gate:
                 stalled = True
                 raise
 
-        self.inside += 1
+        self.inside += counts
         try:
             await self.app(scope, receive, patient)
         except Exception:
@@ -120,4 +124,4 @@ class Gate:
             if not stalled:
                 raise
         finally:
-            self.inside -= 1
+            self.inside -= counts

@@ -27,6 +27,8 @@ _INCIDENT = scoring.incident
 
 # First half of the keys of advisory locks; the second is of the run.
 _RUN_LOCK = 0x6D6C3412
+# Elements that an event names at most.
+_MOST_NAMED = 1000
 #: Of more incidents in a run the clearest are explained; more than that nobody reads.
 MOST_EXPLAINED = 50
 
@@ -74,6 +76,7 @@ def refresh(archive: Archive, model: ModelLike, dataset: str, run_number: int) -
             dataset=dataset,
             run_number=run_number,
             n_incidents=len(found),
+            mes=[incident.elements[0] for incident in found[:_MOST_NAMED]],
         )
     return len(found)
 

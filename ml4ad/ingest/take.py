@@ -31,7 +31,7 @@ from ml4ad.store.blocks import PackedBlock
 from ml4ad.store.connection import raw, translated
 from ml4ad.store.dimensions import DATASET_LOCK, FILE_LOCK
 from ml4ad.store.packing import DamagedBlockError
-from ml4ad.store.schema import MAX_REASON, file, run
+from ml4ad.store.schema import MAX_REASON, dataset, file, run
 
 _WAITING = (State.INDEXED, State.PENDING, State.RUNNING, State.FAILED)
 
@@ -236,7 +236,16 @@ def _store(
             n_blocks=packed.n_blocks,
             packed_bytes=packed.nbytes,
         )
-        scoring.notify(connection, what="file", file_id=row.file_id)
+        name = sa.select(dataset.c.dataset).where(dataset.c.dataset_id == row.dataset_id)
+        scoring.notify(
+            connection,
+            what="file",
+            file_id=row.file_id,
+            path=row.path,
+            dataset=connection.scalar(name),
+            n_ls=owned.n_ls,
+            n_histograms=packed.n_histograms,
+        )
 
 
 def _lumisections(opened: dqmio.DQMIOFile | Folder) -> pd.DataFrame:

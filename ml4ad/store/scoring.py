@@ -23,9 +23,26 @@ VERDICTS = ("good", "bad", "known", "not assessed", "seen")
 CHANNEL = "ml4ad"
 
 
-def notify(connection: sa.Connection, **said: Any) -> None:
-    """Tell whoever listens, when this transaction is committed."""
-    connection.execute(sa.select(sa.func.pg_notify(CHANNEL, json.dumps(said))))
+# Held from the number of an event to its commit.
+_EVENT_LOCK = 0x6D6C3465
+# PostgreSQL takes less than 8,000 bytes.
+_LONGEST_NOTE = 7900
+
+
+def notify(connection: sa.Connection, *, what: str, **said: Any) -> None:
+    """Keep an event, and tell whoever listens when this transaction is committed.
+
+    The last thing in a transaction: events are numbered in the order of their commits, so that
+    who has seen one number has seen all before. Lists are kept, but not told.
+    """
+    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_EVENT_LOCK)))
+    row = sa.insert(event).values(what=what, details=said).returning(event.c.event_id)
+    known = {"what": what, "event_id": connection.scalar(row)}
+    plain = {name: value for name, value in said.items() if not isinstance(value, list)}
+    note = json.dumps(known | plain)
+    if len(note) > _LONGEST_NOTE:
+        note = json.dumps(known)
+    connection.execute(sa.select(sa.func.pg_notify(CHANNEL, note)))
 
 
 def _listed(values: tuple[str, ...]) -> str:
@@ -178,3 +195,13 @@ verdict = sa.Table(
     sa.CheckConstraint("first_ls BETWEEN 1 AND last_ls", name="range"),
 )
 sa.Index(None, verdict.c.run_number)
+
+#: What happened in the archive, in order: files taken in, runs scored, verdicts.
+event = sa.Table(
+    "event",
+    metadata,
+    Column("event_id", BigInteger, sa.Identity(always=True), primary_key=True),
+    _time("at"),
+    Column("what", Text, nullable=False, comment="file, incidents or verdict"),
+    _json("details"),
+)
