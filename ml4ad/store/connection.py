@@ -22,6 +22,20 @@ OLDEST_SERVER, NEWEST_SERVER = 15, 18
 _SCHEMA_LOCK = 0x6D6C3461
 
 
+# A machine or network that is gone says no goodbye: without these a worker would wait for the
+# server, and the server keep the worker's locks, for hours. On a Unix socket they mean nothing.
+_FOUND_DEAD = {
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 60_000,
+}
+_FOUND_DEAD_BY_SERVER = (
+    "-c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3 "
+    "-c tcp_user_timeout=60000"
+)
+
+
 class DatabaseError(ConnectionError):
     """The database cannot be reached or refuses; the message says which and what to do."""
 
@@ -72,11 +86,10 @@ def open_unchecked(url: str) -> sa.Engine:
     sockets = address.query.get("host")
     if isinstance(sockets, str) and sockets.startswith("/"):
         server.hold(sockets)
-    made = sa.create_engine(
-        address,
-        pool_pre_ping=True,
-        connect_args={"connect_timeout": 10, "application_name": "ml4ad"},
-    )
+    named = {"connect_timeout": 10, "application_name": "ml4ad"} | _FOUND_DEAD
+    if "options" not in address.query:
+        named["options"] = _FOUND_DEAD_BY_SERVER
+    made = sa.create_engine(address, pool_pre_ping=True, connect_args=named)
     sa.event.listen(made, "handle_error", _translated, retval=True)
     return made
 
