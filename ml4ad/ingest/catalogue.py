@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import groupby, islice
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -16,7 +16,7 @@ from ml4ad.dqmio import names
 from ml4ad.ingest import find, forget, source
 from ml4ad.ingest.find import Location
 from ml4ad.ingest.turns import alone
-from ml4ad.store import DatabaseError, State, dimensions
+from ml4ad.store import State, dimensions
 from ml4ad.store.schema import MAX_REASON, copy, file
 from ml4ad.store.schema import dataset as dataset_table
 
@@ -83,28 +83,42 @@ def index(
     engine: sa.Engine = getattr(target, "engine", target)
     scan = _Scan(engine, dataset, era, quiet_s)
     listed = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
-    for path in listed:
-        if find.is_folder(path):
+    for is_folder, together in groupby(listed, find.is_folder):
+        if not is_folder:
+            # Many single files cost as few queries as a folder of them.
+            yield from _index_paths(scan, together, set())
+            continue
+        for path in together:
             folder = find.absolute(path)
             with alone(engine, f"index {folder}"):
                 seen: set[str] = set()
-                yield from _index_path(scan, path, seen)
+                yield from _index_paths(scan, [path], seen)
                 mark_vanished(engine, folder, seen)
-        else:
-            yield from _index_path(scan, path, set())
 
 
-def _index_path(scan: _Scan, path: str | os.PathLike[str], seen: set[str]) -> Iterator[Found]:
-    try:
-        for batch in _batches(find.locations(path)):
-            seen.update(location.path for location in batch)
-            yield from _index_batch(scan, batch)
-    except OSError as error:
-        if isinstance(error, DatabaseError):
-            raise
-        yield Found(os.fspath(path), "failed", reason=_one_line(error))
-        # What was not listed has not vanished.
-        seen.update(_known_below(scan.engine, find.absolute(path)))
+def _index_paths(
+    scan: _Scan, paths: Iterable[str | os.PathLike[str]], seen: set[str]
+) -> Iterator[Found]:
+    failed: list[Found] = []
+    for batch in _batches(_listed(scan, paths, seen, failed)):
+        seen.update(location.path for location in batch)
+        yield from _index_batch(scan, batch)
+    yield from failed
+
+
+def _listed(
+    scan: _Scan,
+    paths: Iterable[str | os.PathLike[str]],
+    seen: set[str],
+    failed: list[Found],
+) -> Iterator[Location]:
+    for path in paths:
+        try:
+            yield from find.locations(path)
+        except OSError as error:
+            failed.append(Found(os.fspath(path), "failed", reason=_one_line(error)))
+            # What was not listed has not vanished.
+            seen.update(_known_below(scan.engine, find.absolute(path)))
 
 
 def _known_below(engine: sa.Engine, folder: str) -> list[str]:
@@ -157,19 +171,21 @@ def _batches(found: Iterable[Location]) -> Iterator[list[Location]]:
 
 def _index_batch(scan: _Scan, batch: Sequence[Location]) -> Iterator[Found]:
     paths = [location.path for location in batch]
+    these = sa.bindparam("paths", paths, type_=sa.ARRAY(sa.Text))
+    shared = (file.c.file_id, dataset_table.c.dataset)
     with scan.engine.connect() as connection:
         rows = connection.execute(
-            sa.select(file, dataset_table.c.dataset)
+            sa.select(
+                file.c.path, file.c.size, file.c.mtime, file.c.vanished, file.c.state, *shared
+            )
             .join_from(file, dataset_table, isouter=True)
-            .where(file.c.path == sa.any_(sa.bindparam("paths", paths, type_=sa.ARRAY(sa.Text))))
+            .where(file.c.path == sa.any_(these))
         ).all()
         copies = connection.execute(
-            sa.select(
-                copy.c.path, copy.c.size, copy.c.mtime, file.c.file_id, dataset_table.c.dataset
-            )
+            sa.select(copy.c.path, copy.c.size, copy.c.mtime, *shared)
             .join_from(copy, file)
             .join(dataset_table, isouter=True)
-            .where(copy.c.path == sa.any_(sa.bindparam("paths", paths, type_=sa.ARRAY(sa.Text))))
+            .where(copy.c.path == sa.any_(these))
         ).all()
     known = {row.path: row for row in [*copies, *rows]}
     for location in batch:

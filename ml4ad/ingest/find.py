@@ -49,22 +49,33 @@ def locations(path: str | os.PathLike[str]) -> Iterator[Location]:
 
 def absolute(path: str | os.PathLike[str]) -> str:
     """The path from the root, links left as they are: two links to a file are two places."""
-    return os.path.abspath(path)  # noqa: PTH100 (resolve would follow links)
+    text = os.fspath(path)
+    if "://" in text:
+        filesystem, name = _asked(text)
+        return str(filesystem.unstrip_protocol(name))
+    return os.path.abspath(text)  # noqa: PTH100 (resolve would follow links)
 
 
 def exists(path: str) -> bool:
     """Whether a file is still where it was."""
     if "://" in path:
-        import fsspec
-
-        filesystem, name = fsspec.core.url_to_fs(path)
+        filesystem, name = _asked(path)
         return bool(filesystem.exists(name))
     return Path(path).exists()
 
 
 def is_folder(path: str | os.PathLike[str]) -> bool:
-    """Whether ``path`` is a local folder."""
-    return "://" not in os.fspath(path) and Path(path).is_dir()
+    """Whether ``path`` is a folder; False for one on a server that does not answer."""
+    text = os.fspath(path)
+    if "://" not in text:
+        return Path(text).is_dir()
+    if text.endswith(SUFFIX):
+        return False
+    filesystem, name = _asked(text)
+    try:
+        return not glob.has_magic(name) and bool(filesystem.isdir(name))
+    except OSError:
+        return False
 
 
 def _below(folder: str) -> Iterator[Location]:
@@ -80,10 +91,18 @@ def _below(folder: str) -> Iterator[Location]:
             yield Location(entry.path, found.st_size, found.st_mtime)
 
 
-def _remote(url: str) -> Iterator[Location]:
+def _asked(url: str) -> tuple[Any, str]:
+    """The file system that a URL means, and the name in it."""
     import fsspec
 
+    # What a server listed a while ago is no answer to what is there now.
     filesystem, name = fsspec.core.url_to_fs(url)
+    filesystem.invalidate_cache()
+    return filesystem, name
+
+
+def _remote(url: str) -> Iterator[Location]:
+    filesystem, name = _asked(url)
     if glob.has_magic(name):
         names: Iterable[str] = sorted(filesystem.glob(name))
     elif filesystem.isdir(name):
