@@ -48,7 +48,7 @@ HOMES = {
     "jwt": {"api"},
     "distributed": {"cluster", "ingest", "detect", "pipelines", "cli"},
     "click": {"cli"},
-    "rich": {"cli", "dqmio"},
+    "rich": {"cli", "dqmio", "ingest"},
 }
 
 

@@ -354,7 +354,7 @@ def test_a_damaged_merged_block_is_told_and_its_file_is_not_called_bad(archive, 
     with pytest.raises(ValueError, match=r"several files: .* forget the dataset"):
         archive.stack("A/TH1F", 9)
     dqmio.write(paths[0], stacks_of([50], seed=1), overwrite=True)
-    (done,) = ingest.ingest(archive, paths[0], dataset=DATASET)
+    (done,) = ingest.ingest(archive, paths[0], dataset=DATASET, attempts=1)
     assert (done.state, "several files" in done.reason) == ("FAILED", True)
     ingest.forget_dataset(archive, DATASET)
     take_in(archive, *paths)

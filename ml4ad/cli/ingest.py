@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -70,18 +70,24 @@ def _workers(command: Any) -> Any:
     """Options that say who does the work."""
     options = (
         click.option(
-            "--workers", type=click.IntRange(1), help="Local worker processes; default: here."
+            "--workers",
+            type=click.IntRange(1),
+            help="Worker processes; default: none, this one works.",
         ),
         click.option(
             "--scheduler", metavar="URL", help="A running Dask scheduler, tcp://host:8786."
         ),
-        click.option("--cluster", metavar="NAME", help="A Dask cluster of the settings file."),
+        click.option(
+            "--cluster",
+            metavar="NAME",
+            help="A Dask cluster of the settings file; default: theirs.",
+        ),
         click.option(
             "--attempts",
             type=click.IntRange(1),
             default=3,
             show_default=True,
-            help="How often workers try a file that fails for a passing reason.",
+            help="How often a file is tried that fails for a passing reason.",
         ),
     )
     for option in reversed(options):
@@ -126,62 +132,79 @@ def ingest(
 
     from ml4ad import connect, workspaces
     from ml4ad import ingest as ingestion
-    from ml4ad.cli.show import progress, table
+    from ml4ad.cli.show import fail, progress, table
 
     done: list[Ingested] = []
-    with connect() as archive, progress() as bars:
+    with connect() as archive:
         file_ids = None
         if paths:
-            found = bars.track(
-                ingestion.index(archive, paths, dataset, era), description="indexing"
-            )
-            file_ids = []
-            for each in found:
-                if each.file_id is None:
-                    done.append(ingestion.Ingested(0, each.path, "FAILED", each.reason))
-                else:
-                    file_ids.append(each.file_id)
+            with progress() as bars:
+                looked = ingestion.index(archive, paths, dataset, era)
+                found = list(bars.track(looked, description="indexing", total=None))
+            done += [_not_indexed(each) for each in found if each.file_id is None]
+            file_ids = [each.file_id for each in found if each.file_id is not None]
         chosen = workspaces.get(archive.engine, *names) if names else None
         queued = ingestion.enqueue(archive, file_ids, replace=replace, workspaces=chosen)
         others = sorted(set(file_ids or ()) - set(queued))
-        with _taking(archive, memory_mb=memory_mb, replace=replace, **who) as take:
-            done.extend(bars.track(take(queued), total=len(queued), description="ingesting"))
+        with (
+            _taking(archive, bool(queued), memory_mb=memory_mb, replace=replace, **who) as take,
+            _stoppable() as stopped,
+        ):
+            done.extend(ingestion.shown(archive, queued, take))
+        n_left = len(queued) - len(set(queued) & {each.file_id for each in done})
         done.extend(ingestion.as_it_is(archive, file_id) for file_id in others)
     columns = ["state", "path", "n_ls", "n_refused", "n_histograms", "seconds", "reason"]
     if done:
         rows: list[list[Any]] = [[getattr(d, c) for c in columns] for d in done]
         table(pd.DataFrame(rows, columns=columns))
     _summary([d.state for d in done])
-    if any(d.state in ("FAILED", "BAD") for d in done):
+    if stopped:
+        fail(f"interrupted: {n_left} files wait for the next `ml4ad ingest`")
+    if stopped or any(d.state in ("FAILED", "BAD") for d in done):
         click.get_current_context().exit(1)
+
+
+def _not_indexed(found: Found) -> Ingested:
+    from ml4ad.ingest import Ingested
+
+    return Ingested(0, found.path, "FAILED", found.reason)
+
+
+@contextmanager
+def _stoppable() -> Iterator[list[bool]]:
+    """Empty, until Ctrl-C ends what is inside; what follows still is to be told."""
+    stopped: list[bool] = []
+    try:
+        yield stopped
+    except KeyboardInterrupt:
+        stopped.append(True)
 
 
 @contextmanager
 def _taking(
     archive: Archive,
+    anything: bool,
     *,
     workers: int | None,
     scheduler: str | None,
     cluster: str | None,
-    attempts: int,
     **options: Any,
-) -> Iterator[Callable[[Iterable[int]], Iterator[Ingested]]]:
+) -> Iterator[Callable[..., Iterator[Ingested]]]:
     """Function that takes files in, one after the other here, or on Dask workers."""
+    from functools import partial
+
     from ml4ad import ingest, settings
     from ml4ad.cluster import client
 
     if scheduler is not None and cluster is not None:
         raise click.UsageError("--scheduler and --cluster: want one of them")
-    if not (workers or scheduler or cluster):
-        yield lambda file_ids: (
-            ingest.ingest_file(archive.url, file_id, **options) for file_id in file_ids
-        )
+    configured = settings.load()
+    # No worker is asked for where there is nothing to do.
+    if not (anything and (workers or scheduler or cluster or configured.cluster)):
+        yield partial(ingest.in_turn, archive, **options)
         return
-    dask = client(settings.load(), workers=workers, scheduler=scheduler, name=cluster)
-    with dask as connected:
-        yield lambda file_ids: ingest.ingest_parallel(
-            archive, connected, file_ids, attempts=attempts, **options
-        )
+    with client(configured, workers=workers, scheduler=scheduler, name=cluster) as connected:
+        yield partial(ingest.ingest_parallel, archive, connected, **options)
 
 
 @click.command()
@@ -219,7 +242,7 @@ def watch(
     from ml4ad.ingest import watch as watch_paths
 
     end = None if lasting is None else time.monotonic() + lasting
-    with connect() as archive, _taking(archive, memory_mb=None, replace=False, **who) as take:
+    with connect() as archive, _taking(archive, True, **who) as take:
         chosen = workspaces.get(archive.engine, *names) if names else None
         arriving = watch_paths(
             *(archive, paths),
@@ -253,6 +276,7 @@ def status(errors: int) -> None:
     from ml4ad.ingest import pace
 
     with connect() as archive:
+        ingest.release_orphans(archive)
         table(ingest.states(archive), title="files")
         table(pace.rates(archive), title="taken in")
         _print_size(pace.waiting(archive), pace.database_bytes(archive))

@@ -9,7 +9,7 @@ import struct
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -398,6 +398,7 @@ class DQMIOFile:
         kinds: str | Iterable[str] | None = None,
         on_error: str = "raise",
         memory_mb: int = 256,
+        threads: int | None = None,
     ) -> Iterator[HistogramStack]:
         """Histograms of the elements that ``me`` means, a stack per element and run.
 
@@ -405,7 +406,8 @@ class DQMIOFile:
         several stacks of disjoint lumisections where its title, binning or layout changes, and
         where all would take more than about ``memory_mb`` at once. ``on_error="skip"`` leaves out
         what is corrupt and tells it in `losses`. Arrays of more than one axis are views with x
-        first upon the order of the file.
+        first upon the order of the file. ``threads`` decompress, by default as many as there are
+        cores and at most 4; with 1 nothing is read ahead either.
 
         Raises CorruptFileError with tree, entries and reason; ValueError for an unknown kind.
         """
@@ -417,7 +419,10 @@ class DQMIOFile:
         if memory_mb < 1:
             raise ValueError(f"memory_mb {memory_mb}, want at least 1")
         is_meant = matcher(me)
-        return self._stacks(is_meant, run_number, ls_numbers, wanted, lose, memory_mb << 20)
+        n_threads = threads or min(4, os.cpu_count() or 1)
+        return self._stacks(
+            is_meant, run_number, ls_numbers, wanted, lose, memory_mb << 20, n_threads
+        )
 
     def _stacks(
         self,
@@ -427,6 +432,7 @@ class DQMIOFile:
         kinds: list[str],
         lose: Any,
         n_bytes: int,
+        n_threads: int,
     ) -> Iterator[HistogramStack]:
         # Two pieces exist at a time, beside the arrays that are made of one.
         n_piece = n_bytes // 3
@@ -441,8 +447,9 @@ class DQMIOFile:
                 for piece in branch.pieces(chosen, n_piece, pool, lose):
                     yield assembler, piece
 
-        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-            for assembler, piece in _ahead(pieces()):
+        with ExitStack() as held:
+            pool = held.enter_context(ThreadPoolExecutor(n_threads)) if n_threads > 1 else None
+            for assembler, piece in _ahead(pieces()) if pool else pieces():
                 yield from assembler.stacks(piece)
                 # The next one is ready and the one after it begun: three would be alive.
                 del piece

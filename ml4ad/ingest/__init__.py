@@ -4,8 +4,9 @@ from ml4ad.ingest.catalogue import Found, index
 from ml4ad.ingest.find import Location, locations
 from ml4ad.ingest.forget import forget_dataset, forget_file, known_path
 from ml4ad.ingest.parallel import ingest_parallel
-from ml4ad.ingest.queue import enqueue, errors, ingest, release_orphans, retry, states
-from ml4ad.ingest.take import Ingested, as_it_is, ingest_file
+from ml4ad.ingest.queue import enqueue, errors, in_turn, ingest, release_orphans, retry, states
+from ml4ad.ingest.shown import shown
+from ml4ad.ingest.take import Ingested, Told, as_it_is, ingest_file
 from ml4ad.ingest.watch import Arrivals, watch
 
 __all__ = [
@@ -13,11 +14,13 @@ __all__ = [
     "Found",
     "Ingested",
     "Location",
+    "Told",
     "as_it_is",
     "enqueue",
     "errors",
     "forget_dataset",
     "forget_file",
+    "in_turn",
     "index",
     "ingest",
     "ingest_file",
@@ -26,6 +29,7 @@ __all__ = [
     "locations",
     "release_orphans",
     "retry",
+    "shown",
     "states",
     "watch",
 ]

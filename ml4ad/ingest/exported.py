@@ -82,9 +82,11 @@ class Folder:
         kind = np.where(frame.n_mes > 0, "any", "")
         return frame.assign(kind=kind, first=0, last=frame.n_mes - 1)
 
-    def stacks(self, me: Pattern = "*", memory_mb: int = 256) -> Iterator[HistogramStack]:
+    def stacks(
+        self, me: Pattern = "*", memory_mb: int = 256, threads: int | None = None
+    ) -> Iterator[HistogramStack]:
         """Stacks of the elements that match, in parts of some lumisections."""
-        del memory_mb  # parts are small
+        del memory_mb, threads  # parts are small
         is_meant = matcher(me)
         for entry in self._told["files"]:
             if is_meant(entry["me"]):

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import heapq
+import dataclasses
 import time
-from collections.abc import Iterable, Iterator
+import uuid
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
+from ml4ad.ingest.attempts import Attempts, may_pass
 from ml4ad.ingest.queue import enqueue, release_orphans
-from ml4ad.ingest.take import Ingested, as_it_is, ingest_file
-from ml4ad.store import State
+from ml4ad.ingest.take import Ingested, Told, as_it_is, ingest_file
+from ml4ad.store import DatabaseError, State
 from ml4ad.store.schema import file
 
 if TYPE_CHECKING:
@@ -32,66 +34,66 @@ def ingest_parallel(
     backoff_s: float = 2.0,
     memory_mb: int | None = None,
     replace: bool = False,
+    told: Callable[[Told], object] | None = None,
 ) -> Iterator[Ingested]:
     """What becomes of each file, as they end; those given, or all that wait.
 
     Each worker opens the database by the URL of ``target`` (an engine, or an archive), so an
-    embedded server serves workers of this machine only. What FAILED, or lost its worker, is tried
-    again up to ``attempts`` times, after ``backoff_s`` seconds and twice as long each time; a BAD
-    file is not. A file that kills its worker again and again becomes FAILED and says so. Leaving
-    the iterator early cancels what has not begun; what has begun is stored whole or not at all.
-    Raises ValueError for attempts below 1 or a negative wait.
+    embedded server serves workers of this machine only. What FAILED, or lost its worker or the
+    database, is tried again up to ``attempts`` times, after ``backoff_s`` seconds and twice as long
+    each time; a BAD file is not. A file that kills its worker again and again becomes FAILED and
+    says so. Leaving the iterator early cancels what has not begun; what has begun is stored whole
+    or not at all. ``told`` is called with how far each file has come, in another thread.
+    Raises ValueError for attempts below 1 or a negative wait, DatabaseError if the database stays
+    away.
     """
-    if attempts < 1 or backoff_s < 0:
-        raise ValueError(f"{attempts} attempts {backoff_s} s apart, want at least 1 and 0 s")
     engine: sa.Engine = getattr(target, "engine", target)
-    url = engine.url.render_as_string(hide_password=False)
-    options = {
-        "memory_mb": memory_mb,
-        "replace": replace,
-    }
-    run = _Run(engine, client, url, options, attempts, backoff_s)
-    run.waiting = [(0.0, number, 1) for number in enqueue(engine, file_ids, replace=replace)]
-    heapq.heapify(run.waiting)
+    waiting = Attempts(enqueue(engine, file_ids, replace=replace), attempts, backoff_s)
+    run = _Run(engine, client, waiting, {"memory_mb": memory_mb, "replace": replace})
     try:
+        if told is not None:
+            run.listen(told)
         while run.waiting or run.sent:
             run.send()
             yield from run.collect()
     finally:
-        client.cancel(list(run.sent))
+        run.end()
         release_orphans(engine)
 
 
 class _Run:
-    """Files that wait (when, number, attempt), and futures of those that are with a worker."""
+    """Files that wait, and futures of those that are with a worker (number, attempt)."""
 
     def __init__(
-        self,
-        engine: sa.Engine,
-        client: Client,
-        url: str,
-        options: dict[str, Any],
-        attempts: int,
-        backoff_s: float,
+        self, engine: sa.Engine, client: Client, waiting: Attempts, options: dict[str, Any]
     ) -> None:
         self.engine = engine
         self.client = client
-        self.url = url
+        self.url = engine.url.render_as_string(hide_password=False)
+        self.waiting = waiting
         self.options = options
-        self.attempts = attempts
-        self.backoff_s = backoff_s
-        self.waiting: list[tuple[float, int, int]] = []
         self.sent: dict[Any, tuple[int, int]] = {}
+        self.topic = ""
+
+    def listen(self, told: Callable[[Told], object]) -> None:
+        """Have the workers tell how far each file has come."""
+        self.topic = f"ml4ad-ingest-{uuid.uuid4().hex}"
+        self.client.subscribe_topic(self.topic, lambda event: told(Told(*event[1])))
+
+    def end(self) -> None:
+        """Take back what no worker has begun."""
+        self.client.cancel(list(self.sent))
+        if self.topic:
+            self.client.unsubscribe_topic(self.topic)
 
     def send(self) -> None:
         """Hand out what is due, a few files per worker."""
         n_workers = max(1, len(self.client.scheduler_info(n_workers=-1)["workers"]))
-        now = time.monotonic()
-        while self.waiting and self.waiting[0][0] <= now and len(self.sent) < _AHEAD * n_workers:
-            _, number, attempt = heapq.heappop(self.waiting)
+        while self.waiting and not self.waiting.due_in_s() and len(self.sent) < _AHEAD * n_workers:
+            number, attempt = self.waiting.pop()
             future = self.client.submit(
-                ingest_file, self.url, number, pure=False, key=f"ingest-{number}-{attempt}-{now}",
-                **self.options,
+                _on_worker, self.url, number, self.topic, pure=False,
+                key=f"ingest-{number}-{attempt}-{uuid.uuid4().hex}", **self.options,
             )  # fmt: skip
             self.sent[future] = (number, attempt)
 
@@ -109,12 +111,15 @@ class _Run:
             return
         for future in done:
             number, attempt = self.sent.pop(future)
-            record = self._record(future, number)
-            again = record.state in (State.FAILED, State.PENDING, State.RUNNING, State.INDEXED)
-            if again and attempt < self.attempts and not _gone(self.engine, number):
-                due = time.monotonic() + self.backoff_s * 2 ** (attempt - 1)
-                heapq.heappush(self.waiting, (due, number, attempt + 1))
-            else:
+            try:
+                record = self._record(future, number)
+                again = may_pass(self.engine, record)
+            except DatabaseError:
+                # It is away for this process, too, which can note nothing.
+                if not self.waiting.again(number, attempt):
+                    raise
+                continue
+            if not (again and self.waiting.again(number, attempt)):
                 yield record
 
     def _record(self, future: Any, number: int) -> Ingested:
@@ -134,7 +139,14 @@ class _Run:
         return as_it_is(self.engine, number)
 
 
-def _gone(engine: sa.Engine, number: int) -> bool:
-    query = sa.select(file.c.vanished).where(file.c.file_id == number)
-    with engine.connect() as connection:
-        return bool(connection.scalar(query))
+def _on_worker(url: str, number: int, topic: str, **options: Any) -> Ingested:
+    from distributed import get_worker
+
+    worker = get_worker()
+
+    def told(each: Told) -> None:
+        worker.log_event(topic, dataclasses.astuple(each))
+
+    # The cores of the machine are for other workers, too.
+    threads = worker.state.nthreads
+    return ingest_file(url, number, told=told if topic else None, threads=threads, **options)

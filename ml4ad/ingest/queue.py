@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pandas as pd
 import sqlalchemy as sa
 
 from ml4ad.ingest import selection
+from ml4ad.ingest.attempts import Attempts, may_pass
 from ml4ad.ingest.catalogue import index
-from ml4ad.ingest.take import Ingested, ingest_file
-from ml4ad.store import State
+from ml4ad.ingest.take import Ingested, Told, ingest_file
+from ml4ad.store import DatabaseError, State
 from ml4ad.store.dimensions import FILE_LOCK
 from ml4ad.store.schema import file
 from ml4ad.workspaces import Workspace
@@ -27,11 +29,13 @@ def ingest(
     memory_mb: int | None = None,
     replace: bool = False,
     workspaces: Iterable[Workspace] | None = None,
+    attempts: int = 3,
+    backoff_s: float = 2.0,
 ) -> Iterator[Ingested]:
     """What becomes of each file, one by one: those at ``paths``, or all that wait.
 
-    ``paths`` are indexed first. ``target`` is an engine, or an archive. See `ingest_file`,
-    and `enqueue` for ``workspaces``.
+    ``paths`` are indexed first. ``target`` is an engine, or an archive. See `in_turn`, and
+    `enqueue` for ``workspaces``.
     """
     engine: sa.Engine = getattr(target, "engine", target)
     file_ids = None
@@ -39,9 +43,53 @@ def ingest(
         found = list(index(engine, paths, dataset, era))
         yield from (Ingested(0, f.path, State.FAILED, f.reason) for f in found if f.file_id is None)
         file_ids = [f.file_id for f in found if f.file_id is not None]
+    queued = enqueue(engine, file_ids, replace=replace, workspaces=workspaces)
+    yield from in_turn(
+        *(engine, queued),
+        memory_mb=memory_mb,
+        replace=replace,
+        attempts=attempts,
+        backoff_s=backoff_s,
+    )
+
+
+def in_turn(
+    target: Any,
+    file_ids: Iterable[int] | None = None,
+    *,
+    attempts: int = 3,
+    backoff_s: float = 2.0,
+    memory_mb: int | None = None,
+    replace: bool = False,
+    told: Callable[[Told], object] | None = None,
+) -> Iterator[Ingested]:
+    """What becomes of each file, one after the other here; those given, or all that wait.
+
+    As `ml4ad.ingest.ingest_parallel` without workers: what FAILED, or lost the database, is tried
+    again up to ``attempts`` times, when the others had their turn and ``backoff_s`` seconds have
+    passed, twice as long each time. ``told`` is called with how far a file has come.
+    Raises ValueError for attempts below 1 or a negative wait, DatabaseError if the database stays
+    away.
+    """
+    engine: sa.Engine = getattr(target, "engine", target)
+    waiting = Attempts(enqueue(engine, file_ids, replace=replace), attempts, backoff_s)
     url = engine.url.render_as_string(hide_password=False)
-    for file_id in enqueue(engine, file_ids, replace=replace, workspaces=workspaces):
-        yield ingest_file(url, file_id, memory_mb=memory_mb, replace=replace)
+    try:
+        while waiting:
+            time.sleep(waiting.due_in_s())
+            number, attempt = waiting.pop()
+            try:
+                record = ingest_file(url, number, memory_mb=memory_mb, replace=replace, told=told)
+                again = may_pass(engine, record)
+            except DatabaseError:
+                if not waiting.again(number, attempt):
+                    raise
+                continue
+            if not (again and waiting.again(number, attempt)):
+                yield record
+    finally:
+        # Of a file that was left in the middle nothing is stored.
+        release_orphans(engine)
 
 
 def enqueue(

@@ -12,7 +12,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -25,13 +25,16 @@ from ml4ad import dqmio, settings
 from ml4ad.ingest import forget, ownership, selection, source
 from ml4ad.ingest.exported import Folder
 from ml4ad.ingest.ownership import Owned
-from ml4ad.stack import HistogramStack
+from ml4ad.stack import KINDS, HistogramStack
 from ml4ad.store import DatabaseError, State, blocks, dimensions, engine, scoring
 from ml4ad.store.blocks import PackedBlock
 from ml4ad.store.connection import raw, translated
 from ml4ad.store.dimensions import DATASET_LOCK, FILE_LOCK
 from ml4ad.store.packing import DamagedBlockError
 from ml4ad.store.schema import MAX_REASON, dataset, file, run
+
+# Seconds between two words on how far a file has come.
+_TELL_S = 0.5
 
 _WAITING = (State.INDEXED, State.PENDING, State.RUNNING, State.FAILED)
 
@@ -52,22 +55,40 @@ class Ingested:
     seconds: float = 0.0
 
 
+@dataclass(frozen=True)
+class Told:
+    """How far a file has come: so many of its histograms are packed."""
+
+    file_id: int
+    path: str
+    n_done: int
+    n_histograms: int
+
+
 def ingest_file(
-    url: str, file_id: int, *, memory_mb: int | None = None, replace: bool = False
+    url: str,
+    file_id: int,
+    *,
+    memory_mb: int | None = None,
+    replace: bool = False,
+    threads: int | None = None,
+    told: Callable[[Told], object] | None = None,
 ) -> Ingested:
     """The record of taking in the file of that number; it can be pickled, as can the arguments.
 
     A file that another worker has, or that is PROCESSED, is left alone. Lumisections that another
     file of the dataset holds are refused, and both files named; with ``replace`` the newer of the
     two has them. A damaged file becomes BAD; any other failure FAILED, and another attempt may
-    pass. Raises KeyError for an unknown number, DatabaseError if the database is not there.
+    pass. ``threads`` decompress, by default as many as there are cores and at most 4. ``told`` is
+    called at the start and then about twice a second.
+    Raises KeyError for an unknown number, DatabaseError if the database is not there.
     """
     started = time.monotonic()
     here = _engine(url)
-    memory = memory_mb or settings.load().memory_mb
+    how = _How(memory_mb or settings.load().memory_mb, replace, threads, told)
     with here.connect() as connection, _claimed(connection, file_id, replace) as row:
         if row is not None:
-            failed = _attempt(here, connection, row, memory, replace)
+            failed = _attempt(here, connection, row, how)
             if failed:
                 connection.rollback()
                 with connection.begin():
@@ -95,13 +116,19 @@ def close_engines() -> None:
         _engines.pop(key).dispose()
 
 
-def _attempt(
-    here: sa.Engine, connection: sa.Connection, row: Any, memory_mb: int, replace: bool
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _How:
+    memory_mb: int
+    replace: bool
+    threads: int | None
+    told: Callable[[Told], object] | None
+
+
+def _attempt(here: sa.Engine, connection: sa.Connection, row: Any, how: _How) -> dict[str, Any]:
     """What to write of a failure; nothing if all went well."""
     try:
         with connection.begin():
-            _store(here, connection, row, memory_mb, replace)
+            _store(here, connection, row, how)
     except DatabaseError:
         raise
     except FileNotFoundError as error:
@@ -192,15 +219,13 @@ def _one_line(error: BaseException) -> str:
 # -- the transaction -----------------------------------------------------------------------------
 
 
-def _store(
-    here: sa.Engine, connection: sa.Connection, row: Any, memory_mb: int, replace: bool
-) -> None:
+def _store(here: sa.Engine, connection: sa.Connection, row: Any, how: _How) -> None:
     if row.dataset_id is None:
         raise OSError(f"{row.path}: dataset unknown; index it with --dataset")
     again = forget.has_contents(connection, row.dataset_id, row.file_id)
-    adding = again and row.state == State.PROCESSED and not (replace and row.n_refused)
+    adding = again and row.state == State.PROCESSED and not (how.replace and row.n_refused)
     # Who only adds shares the dataset; who changes what others added has it alone.
-    alone = not adding and (replace or again)
+    alone = not adding and (how.replace or again)
     lock = sa.func.pg_advisory_xact_lock if alone else sa.func.pg_advisory_xact_lock_shared
     connection.execute(sa.select(lock(DATASET_LOCK, row.dataset_id)))
     with source.at_hand(row.path) as path, source.opened(path) as opened:
@@ -213,11 +238,14 @@ def _store(
         else:
             if again:
                 forget.delete_contents(connection, row.dataset_id, row.file_id)
-            owned = ownership.claim(connection, row, lumisections, replace=replace)
+            owned = ownership.claim(connection, row, lumisections, replace=how.replace)
             _store_runs(connection, row, lumisections)
             packed = _Counted()
         elements = selection.to_store(row, adding=adding)
-        stacks = opened.stacks(elements, memory_mb=memory_mb)
+        stacks = opened.stacks(elements, memory_mb=how.memory_mb, threads=how.threads)
+        if how.told is not None:
+            start = Told(row.file_id, row.path, 0, _held(opened, elements))
+            stacks = _telling(stacks, how.told, start)
         blocks.store(here, connection, row.file_id, row.dataset_id, packed.of(stacks, owned))
         _store_scalars(here, connection, row, opened.scalars(elements), owned)
         _change(
@@ -255,6 +283,29 @@ def _lumisections(opened: dqmio.DQMIOFile | Folder) -> pd.DataFrame:
     return counted.groupby(["run_number", "ls_number"], as_index=False).agg(
         begin_time=("begin_time", "min"), end_time=("end_time", "max"), n_mes=("n_mes", "sum")
     )
+
+
+def _held(opened: dqmio.DQMIOFile | Folder, elements: dqmio.names.Pattern) -> int:
+    """Number of histograms of these elements in the file, per-run ones included."""
+    if elements == selection.ALL or isinstance(opened, Folder):
+        index = opened.index[opened.index.kind.isin(KINDS)]
+        return int((index["last"] - index["first"] + 1).sum())
+    listed = opened.elements[opened.elements.kind.isin(KINDS)]
+    chosen = listed[listed.me.map(dqmio.names.matcher(elements))]
+    return int((chosen.n_ls + chosen.per_run).sum())
+
+
+def _telling(
+    stacks: Iterator[HistogramStack], told: Callable[[Told], object], start: Told
+) -> Iterator[HistogramStack]:
+    told(start)
+    n_done, next_s = 0, time.monotonic() + _TELL_S
+    for stack in stacks:
+        yield stack
+        n_done += len(stack)
+        if time.monotonic() > next_s:
+            told(dataclasses.replace(start, n_done=n_done))
+            next_s = time.monotonic() + _TELL_S
 
 
 def _store_runs(connection: sa.Connection, row: Any, lumisections: pd.DataFrame) -> None:

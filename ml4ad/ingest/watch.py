@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -10,9 +11,13 @@ from typing import Any
 import sqlalchemy as sa
 
 from ml4ad.ingest import find
-from ml4ad.ingest.catalogue import Found, index
+from ml4ad.ingest.catalogue import index
 from ml4ad.ingest.find import Location
 from ml4ad.ingest.turns import alone
+from ml4ad.store import State
+
+# Outcomes of `index` and states of files that another look may change.
+_PASSING = ("failed", State.FAILED)
 
 
 class Arrivals:
@@ -38,6 +43,7 @@ class Arrivals:
         self.clock = clock
         self._seen: dict[str, tuple[Location, float]] = {}
         self._told: dict[str, Location] = {}
+        self._later: dict[str, float] = {}
 
     def look(self) -> list[Location]:
         """What has arrived, sorted by path."""
@@ -51,11 +57,18 @@ class Arrivals:
                     since = now
                 here[location.path] = (location, since)
                 quiet = now - since >= self.quiet_s
+                if self._later.get(location.path, math.inf) <= now:
+                    del self._later[location.path], self._told[location.path]
                 if quiet and self._told.get(location.path) != location:
                     self._told[location.path] = location
                     arrived.append(location)
         self._seen = here
         return sorted(arrived, key=lambda location: location.path)
+
+    def again(self, path: str, after_s: float) -> None:
+        """Let a file that has arrived do so once more, after so many seconds."""
+        if path in self._told:
+            self._later[path] = self.clock() + after_s
 
 
 def watch(
@@ -67,18 +80,21 @@ def watch(
     era: str | None = None,
     quiet_s: float = 5.0,
     every_s: float = 2.0,
+    again_s: float = 600.0,
     going: Callable[[], bool] = lambda: True,
 ) -> Iterator[Any]:
     """What `index` found of each arrival and ``take`` made of it, for as long as ``going()``.
 
-    ``take`` is given the numbers of files to ingest. Only one process at a time watches the same
-    paths in one archive; another stands by until that ends.
+    ``take`` is given the numbers of files to ingest, also of those that are known and wait. What
+    failed for a passing reason arrives once more after ``again_s`` seconds. Only one process at a
+    time watches the same paths in one archive; another stands by until that ends.
     Raises ValueError for times that are negative.
     """
-    if every_s <= 0:
-        raise ValueError(f"every_s={every_s}, want seconds, more than 0")
+    for name, seconds in (("every_s", every_s), ("again_s", again_s)):
+        if seconds <= 0:
+            raise ValueError(f"{name}={seconds}, want seconds, more than 0")
     engine: sa.Engine = getattr(target, "engine", target)
-    listed = sorted(find.absolute(p) if "://" not in os.fspath(p) else os.fspath(p) for p in paths)
+    listed = sorted(find.absolute(path) for path in paths)
     arrivals = Arrivals(listed, quiet_s=quiet_s)
     while going():
         with alone(engine, "watch " + " ".join(listed), wait=False) as ours:
@@ -88,11 +104,28 @@ def watch(
             while going():
                 new = [location.path for location in arrivals.look()]
                 if new:
-                    found: list[Found] = list(index(engine, new, dataset, era))
-                    yield from found
-                    good = [f for f in found if f.outcome not in ("bad", "failed")]
-                    yield from take([f.file_id for f in good if f.file_id is not None])
+                    for each in _taken(engine, new, take, dataset, era):
+                        if getattr(each, "outcome", "") or each.state in _PASSING:
+                            arrivals.again(each.path, again_s)
+                        yield each
                 time.sleep(every_s)
+
+
+def _taken(
+    engine: sa.Engine,
+    paths: list[str],
+    take: Callable[[list[int]], Iterable[Any]],
+    dataset: str | None,
+    era: str | None,
+) -> Iterator[Any]:
+    waiting = []
+    for found in index(engine, paths, dataset, era):
+        # After a start all are looked at, and nothing is new of most.
+        if found.outcome != "known":
+            yield found
+        if found.file_id is not None and found.outcome not in ("bad", "failed"):
+            waiting.append(found.file_id)
+    yield from take(waiting)
 
 
 def _listed(path: str) -> list[Location]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ml4ad import ingest
@@ -34,25 +35,18 @@ def take(
     """A row per file that was taken in: those of ``found``, and all others that wait.
 
     Of those of ``found`` also what failed before is tried again. Without ``client`` this process
-    does the work, once. See `ml4ad.ingest.ingest_parallel`.
+    does the work. Bars show how far it is. See `ml4ad.ingest.ingest_parallel`.
     """
     given = [int(number) for number in found["file_id"].dropna()]
     waiting = {*ingest.enqueue(archive, given, replace=replace), *ingest.enqueue(archive)}
-    return _table(_taken(archive, sorted(waiting), client, attempts, replace))
+    return _taken(archive, sorted(waiting), client, attempts, replace)
 
 
 def again(
     archive: Archive, numbers: list[int], client: Client | None = None, *, attempts: int = 3
 ) -> pd.DataFrame:
     """A row per file of those that `ml4ad.ingest.retry` has waiting again, taken in as `take`."""
-    return _table(_taken(archive, numbers, client, attempts))
-
-
-def _table(done: Iterable[ingest.Ingested]) -> pd.DataFrame:
-    import pandas as pd
-
-    columns = [field.name for field in fields(ingest.Ingested)]
-    return pd.DataFrame(list(done), columns=columns)
+    return _taken(archive, numbers, client, attempts)
 
 
 def _taken(
@@ -61,13 +55,13 @@ def _taken(
     client: Client | None,
     attempts: int,
     replace: bool = False,
-) -> Iterator[ingest.Ingested]:
-    if not numbers:
-        return
+) -> pd.DataFrame:
+    import pandas as pd
+
+    doing: Callable[..., Iterator[ingest.Ingested]] = partial(ingest.in_turn, archive)
     if client is not None:
-        yield from ingest.ingest_parallel(
-            archive, client, numbers, attempts=attempts, replace=replace
-        )
-        return
-    for number in numbers:
-        yield ingest.ingest_file(archive.url, number, replace=replace)
+        doing = partial(ingest.ingest_parallel, archive, client)
+    doing = partial(doing, attempts=attempts, replace=replace)
+    columns = [field.name for field in fields(ingest.Ingested)]
+    done = ingest.shown(archive, numbers, doing) if numbers else ()
+    return pd.DataFrame(list(done), columns=columns)
