@@ -81,7 +81,8 @@ def test_what_fails_for_a_passing_reason_is_tried_again(archive, workers, tmp_pa
             return connection.scalar(sa.select(file.c.attempts))
 
     def mend():
-        while not attempts():
+        # Not as soon as it is claimed: it may not be opened yet.
+        while archive.files().state.tolist() != ["FAILED"]:
             time.sleep(0.05)
         (tmp_path / "a.root").rmdir()
         away.rename(tmp_path / "a.root")
