@@ -28,6 +28,9 @@ SCHEDULER_FILE = "dask-scheduler.json"
 # Without an address Dask takes port 8787, which a second cluster would find taken.
 _ANY_PORT = "127.0.0.1:0"
 
+# A terminal sends Ctrl-C to workers, too, which are stopped by the process that has them.
+_LEFT_TO_US = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+
 
 def build(kind: str, options: Mapping[str, Any] | None = None) -> Any:
     """Cluster of ``kind`` with the library's own ``options``; no worker is started.
@@ -48,7 +51,12 @@ def build(kind: str, options: Mapping[str, Any] | None = None) -> Any:
     if kind == "local":
         _keep_memory()
         # Processes, not threads: a crash of one worker must not take the others along.
-        chosen = {"n_workers": 0, "threads_per_worker": 1, "dashboard_address": _ANY_PORT} | chosen
+        chosen = {
+            "n_workers": 0,
+            "threads_per_worker": 1,
+            "dashboard_address": _ANY_PORT,
+            "preload": [_LEFT_TO_US],
+        } | chosen
     try:
         return cluster_class(**chosen)
     except (TypeError, ValueError) as refused:

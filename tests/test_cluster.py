@@ -1,4 +1,5 @@
 import os
+import signal
 
 import pytest
 
@@ -18,6 +19,10 @@ def test_local_workers_are_other_processes_and_stop_at_the_end():
         assert os.getpid() not in pids
         kept = client.run(os.environ.get, "MALLOC_MMAP_THRESHOLD_")
         assert set(kept.values()) == {str(1 << 30)}
+        # As Ctrl-C does, which is for the process that has the workers.
+        for pid in pids:
+            os.kill(pid, signal.SIGINT)
+        assert set(client.run(os.getpid).values()) == pids
         address = client.scheduler.address
         with cluster.client(Settings(), scheduler=address) as second:
             assert second.submit(sum, [1, 2]).result(timeout=60) == 3
