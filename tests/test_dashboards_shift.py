@@ -1,5 +1,7 @@
 """The shift page without a browser."""
 
+from datetime import UTC, datetime, timedelta
+
 import numpy as np
 import pytest
 import scored_samples as samples
@@ -8,11 +10,10 @@ from test_dashboards import array
 
 import ml4ad
 from ml4ad import dashboards, verdict
-from ml4ad.dashboards import shift
 from ml4ad.detect import alarms, registry
 from ml4ad.detect.score import score
 from ml4ad.detect.train import train
-from ml4ad.store import schema, scoring
+from ml4ad.store import schema, scoring, server
 
 LOUD = -30.0
 
@@ -124,9 +125,9 @@ def test_new_lumisections_and_runs_are_followed_and_the_selection_stays(judged, 
         row = {name: found[name] for name in ("dataset_id", "file_id")} | {"run_number": 8}
         connection.execute(sa.insert(schema.run).values(row))
         connection.execute(sa.insert(schema.lumisection).values(row | {"ls_number": 1, "n_mes": 1}))
-    for _ in range(shift._LOOK_EVERY):
-        page.frame._heard("pulse", "")
-        fixed.frame._heard("pulse", "")
+        scoring.notify(connection, what="file", file_id=row["file_id"])
+    for one in (page, fixed):
+        one.frame._heard("pulse", "")
     assert page.run.value == 8
     assert fixed.run.value == 7
     assert fixed._at == ("B/loud", 4)
@@ -187,3 +188,55 @@ def test_a_map_of_300_elements_and_2000_lumisections_is_small():
         np.log(1e-6),
     )
     assert len(figure["data"][0]["z"]["bdata"]) < 1_000_000
+
+
+def test_a_server_that_is_stopped_is_said_and_the_page_goes_on_when_it_is_back(tmp_path, opened):
+    folder = tmp_path / "data"
+    url = server.start(folder, durable=False)
+    try:
+        judged = samples.judged(url, [[-0.5, -0.5, LOUD, -0.5]], mes=["B/loud"])
+        alarms.refresh(judged, "model", samples.DATASET, 7)
+        page = opened(judged)
+        chosen = page.view()
+        server.stop(folder)
+        page.frame._heard("pulse", "")
+        assert "The database does not answer." in page.banner.value
+        assert "tries again by itself" in page.banner.value
+        # Who presses a button meanwhile is told the same, and loses nothing.
+        page.by.value = "Ada"
+        page.says["seen"].click()
+        assert "The database does not answer." in page.banner.value
+        assert server.start(folder, durable=False) == url
+        page.frame._heard("pulse", "")
+        assert page.banner.value == ""
+        assert page.view() == chosen
+        assert page.by.value == "Ada"
+        verdict.add(judged, 7, 3, "seen", why="looked", dataset=samples.DATASET, by="Bob")
+        page.frame._heard("pulse", "")
+        assert "Bob" in page.verdicts.value
+        judged.close()
+    finally:
+        server.stop(folder)
+
+
+def test_a_page_that_follows_says_when_data_stop_coming(judged, opened):
+    page, fixed = opened(judged), opened(judged, 7)
+    with fixed.setting():
+        fixed.newest.value = False
+    long_ago = datetime.now(UTC) - timedelta(hours=3)
+    with judged.engine.begin() as connection:
+        connection.execute(sa.update(schema.file).values(finished_at=long_ago))
+        scoring.notify(connection, what="file", file_id=1)
+    for one in (page, fixed):
+        one.frame._heard("pulse", "")
+    assert "No new data for 3 h" in page.strip.value
+    assert "call the expert" in page.strip.value
+    assert "No new data" not in fixed.strip.value
+
+
+def test_what_is_chosen_is_framed_in_the_map(judged, opened):
+    page = opened(judged)
+    (frame,) = page.map.marks
+    assert (frame["x0"], frame["x1"], frame["y0"], frame["y1"]) == (3.5, 6.5, -0.5, 0.5)
+    page.last.value = 9
+    assert page.map.marks[0]["x1"] == 9.5

@@ -32,7 +32,10 @@ class News:
         import psycopg
 
         try:
-            told = list(raw(self._connection).notifies(timeout=0))
+            # That a server is gone is only seen when it is asked something.
+            listening = raw(self._connection)
+            listening.execute("SELECT 1")
+            told = list(listening.notifies(timeout=0))
         except psycopg.OperationalError as error:
             self.close()
             raise ConnectionError(str(error)) from error
