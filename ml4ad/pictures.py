@@ -173,6 +173,48 @@ def trend(
         return figure
 
 
+def roc(panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]]) -> Figure:
+    """Figure of true against false positive rates: a panel per name, a line per name within.
+
+    Raises ValueError if there is no panel.
+    """
+    with _cms_style():
+        figure, cells = _panels(panels)
+        for ax, (title, lines) in zip(cells, panels.items(), strict=False):
+            for i, (name, (false, true)) in enumerate(lines.items()):
+                # The lowest rate that is not 0 stands for 0, which a logarithm has not.
+                rates = np.asarray(false, dtype=np.float64)
+                lowest = rates[rates > 0].min(initial=1.0) / 2
+                x = np.maximum(rates, lowest)
+                ax.plot(x, true, drawstyle="steps-post", label=name, **_line(i))
+            ax.set_xscale("log")
+            ax.set_xlim(right=1)
+            ax.set_ylim(-0.03, 1.03)
+            _small(ax, title, "False positive rate", "Detected")
+        _legend(figure, cells)
+        return figure
+
+
+def delays(panels: Mapping[str, Mapping[str, Sequence[float]]], *, n_ls: int = 20) -> Figure:
+    """Figure of the share that is found within 1 to ``n_ls`` lumisections: panels as `roc` has.
+
+    Each line is of delays in lumisections, infinite for what was never found. Raises ValueError if
+    there is no panel.
+    """
+    passed = np.arange(1, n_ls + 1)
+    with _cms_style():
+        figure, cells = _panels(panels)
+        for ax, (title, lines) in zip(cells, panels.items(), strict=False):
+            for i, (name, own) in enumerate(lines.items()):
+                share = (np.asarray(own)[:, None] <= passed).mean(axis=0)
+                ax.plot(passed, share, drawstyle="steps-mid", label=name, **_line(i))
+            ax.set_xlim(0.5, n_ls + 0.5)
+            ax.set_ylim(-0.03, 1.03)
+            _small(ax, title, "Lumisections since it began", "Found")
+        _legend(figure, cells)
+        return figure
+
+
 def save(figure: Figure, path: str | Path) -> Path:
     """Path of the picture that was written; the format follows from the ending (png, pdf, svg).
 
@@ -205,6 +247,36 @@ def _figure() -> Figure:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(10, 8), dpi=100, layout="constrained")
+
+
+def _panels(panels: Mapping[str, Any]) -> tuple[Figure, list[Axes]]:
+    from matplotlib.figure import Figure
+
+    if not panels:
+        raise ValueError("nothing to draw: no panel")
+    rows = -(-len(panels) // 4)
+    figure = Figure(figsize=(16, 4 * rows + 0.7), dpi=70, layout="constrained")
+    cells = figure.subplots(rows, 4, squeeze=False).ravel().tolist()
+    for ax in cells[len(panels) :]:
+        ax.set_axis_off()
+    return figure, cells[: len(panels)]
+
+
+def _line(i: int) -> dict[str, Any]:
+    style = ("-", "--", ":")[i // len(COLOURS) % 3]
+    return {"color": COLOURS[i % len(COLOURS)], "linestyle": style, "linewidth": 2}
+
+
+def _small(ax: Axes, title: str, x: str, y: str) -> None:
+    ax.set_title(title, fontsize=14, loc="left")
+    ax.set_xlabel(x, fontsize=13, loc="center")
+    ax.set_ylabel(y, fontsize=13, loc="center")
+    ax.tick_params(labelsize=12)
+
+
+def _legend(figure: Figure, cells: Sequence[Axes]) -> None:
+    handles, names = cells[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=min(len(names), 6), fontsize=14)
 
 
 def _one_histogram(

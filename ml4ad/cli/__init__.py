@@ -33,6 +33,7 @@ COMMANDS = {
     "train": "ml4ad.cli.models:train",
     "score": "ml4ad.cli.models:score",
     "models": "ml4ad.cli.models:models",
+    "evaluate": "ml4ad.cli.evaluate:evaluate",
     "incidents": "ml4ad.cli.verdicts:incidents",
     "verdict": "ml4ad.cli.verdicts:verdict",
     "certify": "ml4ad.cli.verdicts:certify",

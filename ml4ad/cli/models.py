@@ -90,7 +90,9 @@ def parameters_of(texts: tuple[str, ...]) -> dict[str, Any]:
 @click.option("--dcs", help="The same for the detectors' state.")
 @click.option("--exclude", help="List of lumisections to leave out.")
 @click.option("--where", help="Cut on conditions, as in `ml4ad good`.")
-@click.option("--detector", default="default", show_default=True, help="Class of detector.")
+@click.option(
+    "--detector", default="default", show_default=True, help="Class of detector, or module.Class."
+)
 @click.option("--set", "parameters", multiple=True, help="Parameter of the detector: name=value.")
 @click.option(
     "--for", "datasets", multiple=True, help="Pattern of the datasets that it will score."

@@ -8,15 +8,19 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, clone
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from ml4ad.detect.base import Detector, Place, as_stacks
 from ml4ad.detect.calibrate import LS_PER_SHIFT, alpha
 from ml4ad.detect.combine import Combined
+from ml4ad.detect.foreign import as_detector
 from ml4ad.detect.incidents import of_element
 from ml4ad.simulate.faults import FAULTS, Fault, boxes, inject, place
 from ml4ad.stack import Floats, HistogramStack
+
+#: Lumisections before a fault that a detector which looks back is shown.
+_BASELINE_LS = 100
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,7 @@ class Trial:
     """A fault of a size in bins, to be put at places and times drawn at random.
 
     ``size`` is in bins per axis; empty where the kind takes everything. ``strength`` None is the
-    usual one of the kind.
+    usual one of the kind. It lasts ``n_ls`` lumisections, from the run's first if ``from_start``.
     """
 
     kind: str
@@ -32,23 +36,31 @@ class Trial:
     strength: float | None = None
     n_ls: int = 20
     name: str = ""
+    from_start: bool = False
 
     def __str__(self) -> str:
         if self.name:
             return self.name
         size = " x ".join(map(str, self.size))
         strength = "" if self.strength is None else f" {self.strength:g}"
-        return f"{self.kind} {size}{strength}".replace("  ", " ").strip()
+        start = " from the start" if self.from_start else ""
+        return f"{self.kind} {size}{strength}{start}".replace("  ", " ").strip()
 
     def drawn(self, stack: HistogramStack, rng: np.random.Generator, *, quiet: int = 20) -> Fault:
         """This fault somewhere on the stack, from a lumisection after the first ``quiet``."""
         spans: dict[str, tuple[float, float]] = {}
+        partner: dict[str, float] = {}
         for name, axis, width in zip("xy", stack.axes, self.size, strict=False):
             first = int(rng.integers(0, max(axis.n_bins - width, 0) + 1))
             last = min(first + width, axis.n_bins) - 1
             spans[name] = (float(axis.centers[first]), float(axis.centers[last]))
+            if self.kind == "swap" and not partner:
+                # As far away as the axis lets it be.
+                far = 0 if first + last >= axis.n_bins else axis.n_bins - (last - first + 1)
+                partner[f"{name}_to"] = float(axis.centers[far])
         latest = max(len(stack) - self.n_ls, 1)
         at = int(rng.integers(min(quiet, latest - 1), latest))
+        at = 0 if self.from_start else at
         return Fault(
             self.kind,
             stack.me,
@@ -57,6 +69,8 @@ class Trial:
             strength=self.strength,
             x=spans.get("x"),
             y=spans.get("y"),
+            x_to=partner.get("x_to"),
+            y_to=partner.get("y_to"),
         )
 
 
@@ -68,18 +82,52 @@ def trials(stack: HistogramStack, *, n_ls: int = 20) -> list[Trial]:
         listed = [
             Trial("dead_region", region, n_ls=n_ls),
             Trial("noisy_region", region, 0.5, n_ls),
+            Trial("swap", (max(shape[0] // 8, 1),), n_ls=n_ls),
+            Trial("bump", region, 0.02, n_ls),
             Trial("gain_shift", (), 0.05, n_ls),
+            Trial("gain_shift", (), 0.05, n_ls, from_start=True),
         ]
     else:
         small, module = (4,) * 2, (max(shape[0] // 2, 1), max(shape[1] // 18, 1))
         listed = [
             Trial("dead_cell", (1, 1), n_ls=n_ls),
+            Trial("hot_cell", (1, 1), n_ls=n_ls),
             Trial("dead_region", small, n_ls=n_ls),
+            Trial("dead_region", small, n_ls=n_ls, from_start=True),
             Trial("hv_off", module, 0.5, n_ls),
             Trial("hv_off", module, 0.1, n_ls),
             Trial("noisy_region", module, 0.2, n_ls),
+            Trial("swap", (max(shape[0] // 4, 1), max(shape[1] // 8, 1)), n_ls=n_ls),
         ]
+    if shape[0] < 4:
+        listed = [t for t in listed if t.kind != "swap"]
     return [t for t in listed if FAULTS[t.kind].profiles or not stack.is_profile]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How detectors are tried, so that another person can do the same.
+
+    ``n_trials`` faults of each kind are put in; ``false_alarms`` in a shift of 8 hours are allowed
+    for the threshold; ``contamination`` is the share of training lumisections that hold a fault of
+    the list, certified good by mistake; ``prevalence`` is the share of bad lumisections that false
+    discovery rates are told for. ``seed`` is of all that is random.
+    """
+
+    n_trials: int = 50
+    false_alarms: float = 1.0
+    contamination: float = 0.0
+    prevalence: float = 0.01
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.n_trials < 1:
+            raise ValueError(f"{self.n_trials} trials, want at least 1")
+        if not 0 <= self.contamination < 0.5:
+            raise ValueError(f"contamination {self.contamination:g}, want 0 to less than 0.5")
+        if not 0 < self.prevalence < 1:
+            raise ValueError(f"prevalence {self.prevalence:g}, want between 0 and 1")
+        alpha(self.false_alarms)
 
 
 @dataclass(frozen=True)
@@ -87,23 +135,32 @@ class Evaluation:
     """What `evaluate` found: ``table`` a row per fault, and per detector the rest.
 
     ``table`` is indexed by (detector, fault): ``auc``, ``fpr_at_99`` (false positive rate at 99 %
-    detection) and ``tpr_at_1e-3`` of single lumisections, ``found_in_1``, ``found_in_3`` and
+    detection), ``fdr_at_99`` (share of false ones among what is called bad then, at the protocol's
+    prevalence) and ``tpr_at_1e-3`` of single lumisections, ``found_in_1``, ``found_in_3`` and
     ``found_in_6`` (share of faults found within so many lumisections at no more than
-    ``false_alarms`` per shift), ``delay`` and ``delay_90`` in lumisections, ``iou`` of the place.
-    ``detectors`` is indexed by detector: ``alarms``, ``nominal``, ``ms_per_ls``, ``fit_s``.
-    ``curves`` maps (detector, fault) to false and true positive rates.
+    ``false_alarms`` per shift), ``delay`` and ``delay_90`` in lumisections, ``iou`` of the place
+    and ``placed`` (share of the places whose middle is inside the fault).
+    ``detectors`` is indexed by detector: ``alarms``, ``incidents``, ``nominal``, ``not_assessed``,
+    ``ms_per_ls``, ``fit_s``. ``curves`` maps (detector, fault) to false and true positive rates,
+    ``delays`` to lumisections until each fault was found, infinite where it never was.
     """
 
     table: pd.DataFrame
     detectors: pd.DataFrame
     curves: Mapping[tuple[str, str], tuple[Floats, Floats]]
-    seed: int
+    delays: Mapping[tuple[str, str], Floats]
+    protocol: Protocol
     training_runs: tuple[int, ...]
     test_runs: tuple[int, ...]
 
+    @property
+    def seed(self) -> int:
+        """Of all that was random."""
+        return self.protocol.seed
+
 
 def evaluate(
-    detector: Detector | Mapping[str, Detector],
+    detector: Detector | BaseEstimator | Mapping[str, Detector | BaseEstimator],
     good_stacks: Sequence[HistogramStack],
     *,
     faults: Iterable[Trial] | None = None,
@@ -112,15 +169,33 @@ def evaluate(
     n_trials: int = 50,
     false_alarms: float = 1.0,
     contamination: float = 0.0,
+    prevalence: float = 0.01,
 ) -> Evaluation:
     """How well one detector, or several by name, find faults in runs they have not seen.
 
     The first half of the runs of ``good_stacks`` (by number) is learned from and calibrated on, the
     later half is tested. Each fault is put ``n_trials`` times into test runs; losses are binomial
-    and excess is Poisson, as `ml4ad.simulate` does it. ``contamination`` is the share of training
-    lumisections that hold a fault of the list, certified good by mistake. The detectors are not
-    changed. Raises ValueError for fewer than two runs.
+    and excess is Poisson, as `ml4ad.simulate` does it. The other numbers are those of `Protocol`.
+    Outlier detectors of scikit-learn are taken as `OutlierDetector` takes them; what is given is
+    not changed. Raises ValueError for fewer than two runs, no detector or no fault, TypeError for
+    what is no detector.
+
+    >>> from ml4ad import Axis, HistogramStack, detect
+    >>> from sklearn.svm import OneClassSVM
+    >>> rng = np.random.default_rng(1)
+    >>> good = [
+    ...     HistogramStack.from_arrays(
+    ...         rng.poisson(50, (60, 20)), Axis.regular(20, 0, 1), ls_numbers=range(1, 61),
+    ...         run_number=run, me="A/b",
+    ...     )
+    ...     for run in range(1, 5)
+    ... ]
+    >>> mine = OneClassSVM(gamma=100)
+    >>> found = detect.evaluate({"mine": mine, "PCA": detect.PCA()}, good, n_trials=5)
+    >>> found.table["auc"].groupby("detector").size().to_dict()
+    {'PCA': 6, 'mine': 6}
     """
+    protocol = Protocol(n_trials, false_alarms, contamination, prevalence, seed)
     stacks = sorted(as_stacks(good_stacks), key=lambda s: s.run_number)
     runs = sorted({s.run_number for s in stacks})
     if len(runs) < 2:
@@ -129,28 +204,31 @@ def evaluate(
     training = [s for s in stacks if s.run_number in half]
     test = [s for s in stacks if s.run_number not in half]
     wanted = list(faults) if faults is not None else trials(stacks[0])
+    given = detector if isinstance(detector, Mapping) else {type(detector).__name__: detector}
+    named = {name: as_detector(one) for name, one in given.items()}
+    if not named or not wanted:
+        raise ValueError(f"{len(named)} detectors and {len(wanted)} faults, want some of each")
     rng = np.random.default_rng(seed)
     if contamination:
         training = [_contaminated(s, wanted, contamination, rng) for s in training]
-    named = detector if isinstance(detector, Mapping) else {type(detector).__name__: detector}
     rows, summaries = {}, {}
     curves: dict[tuple[str, str], tuple[Floats, Floats]] = {}
+    delays: dict[tuple[str, str], Floats] = {}
     for name, candidate in named.items():
         fitted, summary, quiet = _prepared(candidate, training, test, conditions, false_alarms)
         summaries[name] = summary
-        for trial in wanted:
+        for number, trial in enumerate(wanted):
             # The same faults for every detector.
-            draws = np.random.default_rng([seed, wanted.index(trial)])
-            row, curve = _tried(
-                fitted, trial, test, conditions, summary["threshold"], quiet, draws, n_trials
-            )
-            rows[name, str(trial)] = row
-            curves[name, str(trial)] = curve
+            draws = np.random.default_rng([seed, number])
+            tried = _tried(fitted, trial, test, conditions, summary["threshold"], draws, n_trials)
+            key = name, str(trial)
+            rows[key], curves[key] = _judged(tried, quiet, prevalence)
+            delays[key] = tried.delays
     table = pd.DataFrame.from_dict(rows, orient="index")
     table.index = pd.MultiIndex.from_tuples(table.index, names=["detector", "fault"])
     summary_table = pd.DataFrame.from_dict(summaries, orient="index").rename_axis("detector")
     tested = tuple(r for r in runs if r not in half)
-    return Evaluation(table, summary_table, curves, seed, tuple(half), tested)
+    return Evaluation(table, summary_table, curves, delays, protocol, tuple(half), tested)
 
 
 def _prepared(
@@ -195,24 +273,34 @@ def _prepared(
     return fitted, summary, every[np.isfinite(every)]
 
 
+@dataclass(frozen=True)
+class _Tried:
+    """What came of all trials of one fault: ``(n_trials,)`` each, places where there were some."""
+
+    first_scores: Floats
+    delays: Floats
+    overlaps: Floats
+    inside: Floats
+
+
 def _tried(
     fitted: Detector,
     trial: Trial,
     test: Sequence[HistogramStack],
     conditions: pd.DataFrame | None,
     threshold: float,
-    quiet: Floats,
     rng: np.random.Generator,
     n_trials: int,
-) -> tuple[dict[str, float], tuple[Floats, Floats]]:
-    first_scores, delays, overlaps = [], [], []
+) -> _Tried:
+    first_scores, delays, overlaps, inside = [], [], [], []
     usable = [s for s in test if len(s) > trial.n_ls]
     if not usable:
         raise ValueError(f"{trial}: no test run has more than {trial.n_ls} lumisections")
     for i in range(n_trials):
         stack = usable[i % len(usable)]
         fault = trial.drawn(stack, rng)
-        bad = inject(_around(stack, fault, trial.n_ls), fault, rng)
+        before = 0 if fitted.lookback == 0 else _BASELINE_LS
+        bad = inject(_around(stack, fault, trial.n_ls, before=before), fault, rng)
         start = int(np.searchsorted(bad.ls_numbers, fault.first_ls))
         scores = fitted.score_samples(bad, conditions)[start:]
         first_scores.append(scores[0])
@@ -221,25 +309,44 @@ def _tried(
         if len(over) and FAULTS[trial.kind].place != "all":
             found = fitted.explain(bad, int(bad.ls_numbers[start + over[0]]), conditions).place
             if found is not None:
-                overlaps.append(found.overlap(_place(fault, stack)))
-    seen = np.nan_to_num(np.array(first_scores), nan=float(quiet.min()))
+                true = _place(fault, stack)
+                overlaps.append(found.overlap(true))
+                inside.append(
+                    all(
+                        a <= (c + d) / 2 <= b
+                        for (a, b), (c, d) in zip(true.bins, found.bins, strict=True)
+                    )
+                )
+    return _Tried(*(np.array(own, np.float64) for own in (first_scores, delays, overlaps, inside)))
+
+
+def _judged(
+    tried: _Tried, quiet: Floats, prevalence: float
+) -> tuple[dict[str, float], tuple[Floats, Floats]]:
+    """Row of the table, and false and true positive rates."""
+    # What was not assessed was not found.
+    seen = np.nan_to_num(tried.first_scores, nan=float(quiet.min()))
     truth = np.repeat([0, 1], [len(quiet), len(seen)])
-    false, true, _ = roc_curve(truth, np.concatenate([quiet, seen]))
-    delay = np.array(delays, dtype=np.float64)
+    both = np.concatenate([quiet, seen])
+    false, true, _ = roc_curve(truth, both)
+    enough = int(np.argmax(true >= 0.99))
+    wrong, right = (1 - prevalence) * false[enough], prevalence * true[enough]
     row = {
-        "auc": float(roc_auc_score(truth, np.concatenate([quiet, seen]))),
-        "fpr_at_99": float(false[np.argmax(true >= 0.99)]),
+        "auc": float(roc_auc_score(truth, both)),
+        "fpr_at_99": float(false[enough]),
+        "fdr_at_99": float(wrong / (wrong + right)),
         "tpr_at_1e-3": float(true[false <= 1e-3].max()),
-        **{f"found_in_{n}": float((delay <= n).mean()) for n in (1, 3, 6)},
-        "delay": float(np.quantile(delay, 0.5, method="higher")),
-        "delay_90": float(np.quantile(delay, 0.9, method="higher")),
-        "iou": float(np.mean(overlaps)) if overlaps else np.nan,
+        **{f"found_in_{n}": float((tried.delays <= n).mean()) for n in (1, 3, 6)},
+        "delay": float(np.quantile(tried.delays, 0.5, method="higher")),
+        "delay_90": float(np.quantile(tried.delays, 0.9, method="higher")),
+        "iou": float(tried.overlaps.mean()) if len(tried.overlaps) else np.nan,
+        "placed": float(tried.inside.mean()) if len(tried.inside) else np.nan,
     }
     return row, (false, true)
 
 
-def _around(stack: HistogramStack, fault: Fault, n_ls: int, *, before: int = 100) -> HistogramStack:
-    """The lumisections of the fault and enough before it for a baseline of the run."""
+def _around(stack: HistogramStack, fault: Fault, n_ls: int, *, before: int) -> HistogramStack:
+    """The lumisections of the fault and so many before it, for a baseline of the run."""
     start = int(np.searchsorted(stack.ls_numbers, fault.first_ls))
     kept = stack.ls_numbers[max(start - before, 0) : start + (fault.n_ls or n_ls)]
     return stack.select(kept)
@@ -257,7 +364,8 @@ def _contaminated(
     length = 3
     n_faults = max(1, round(share * len(stack) / length))
     for _ in range(n_faults):
-        trial = replace(wanted[int(rng.integers(len(wanted)))], n_ls=length)
+        trial = wanted[int(rng.integers(len(wanted)))]
+        trial = replace(trial, n_ls=length, from_start=False)
         stack = inject(stack, trial.drawn(stack, rng, quiet=0), rng)
     return stack
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import sqlalchemy as sa
+from sklearn.base import BaseEstimator
 
 from ml4ad.conditions import as_ranges, good, ranges
 from ml4ad.conditions import lumisections as conditions_of
@@ -21,6 +22,9 @@ from ml4ad.conditions.ranges import Ranges
 from ml4ad.detect import registry
 from ml4ad.detect.base import Detector, as_stacks
 from ml4ad.detect.calibrate import Tail
+from ml4ad.detect.foreign import as_detector
+from ml4ad.detect.named import DEFAULT
+from ml4ad.detect.named import detector as named_detector
 from ml4ad.detect.scored import dataset_number
 from ml4ad.detect.spread import FAILURES, each, said
 from ml4ad.dqmio.names import matcher
@@ -82,7 +86,7 @@ def train(
     dcs: Certifications = None,
     exclude: Certifications = None,
     where: str | None = None,
-    detector: Detector | str | None = None,
+    detector: Detector | BaseEstimator | str | None = None,
     parameters: Mapping[str, Any] | None = None,
     datasets: Sequence[str] | None = None,
     false_alarms: float = 1.0,
@@ -95,17 +99,17 @@ def train(
 
     ``me`` holds patterns of elements; the lumisections are those of ``dataset`` that fulfil all of
     ``run_number``, ``lumisections`` (ranges), ``golden``, ``dcs``, ``exclude`` and ``where``, as in
-    ``conditions.good``. ``detector`` is an unfitted one, the name of a class of ``ml4ad.detect``
-    (with ``parameters``), or None for ``detect.default()``. ``datasets`` are patterns of what the
-    model will score; by default all eras of the same primary dataset. ``false_alarms`` is the
-    nominal number of all elements together in a shift of 8 hours.
+    ``conditions.good``. ``detector`` is an unfitted one, an outlier detector of scikit-learn's
+    kind, the name of a class (with ``parameters``), or None for ``detect.default()``. ``datasets``
+    are patterns of what the model will score; by default all eras of the same primary dataset.
+    ``false_alarms`` is the nominal number of all elements together in a shift of 8 hours.
 
     Elements of which nothing can be learned (too few lumisections, several binnings, constant, ...)
     are kept with the reason and do not stop the others. Raises KeyError for a dataset, list or
     pattern that is not there, ValueError if no lumisection or no element is left, naming why.
     """
     patterns = [me] if isinstance(me, str) else list(me)
-    chosen_detector = as_detector(detector, parameters, seed)
+    unfitted = chosen_detector(detector, parameters, seed)
     found = good(
         archive.engine,
         dataset,
@@ -126,7 +130,7 @@ def train(
     tasks = elements_in(archive, patterns, dataset, list(chosen))
     model_id = registry.create(
         archive,
-        chosen_detector,
+        unfitted,
         name=name,
         patterns=patterns,
         datasets=list(datasets) if datasets is not None else [like(dataset)],
@@ -143,7 +147,7 @@ def train(
         seed=seed,
         created_by=created_by,
     )
-    shared = _Shared(model_id, dataset, chosen, chosen_detector, numbers_of(archive, list(chosen)))
+    shared = _Shared(model_id, dataset, chosen, unfitted, numbers_of(archive, list(chosen)))
     began = time.monotonic()
     refused: dict[str, str] = {}
     seconds = 0.0
@@ -180,31 +184,16 @@ def train(
 # -- what to learn from --------------------------------------------------------------------------
 
 
-def as_detector(
-    detector: Detector | str | None, parameters: Mapping[str, Any] | None, seed: int
+def chosen_detector(
+    detector: Detector | BaseEstimator | str | None, parameters: Mapping[str, Any] | None, seed: int
 ) -> Detector:
     """An unfitted detector; ValueError for a class or parameter that does not exist."""
-    import ml4ad.detect
-
-    if isinstance(detector, Detector):
-        if parameters:
-            raise ValueError("parameters are for a detector given by name: set them on yours")
-        chosen = detector
+    if detector is None or isinstance(detector, str):
+        chosen = named_detector(detector or DEFAULT, parameters)
+    elif parameters:
+        raise ValueError("parameters are for a detector given by name: set them on yours")
     else:
-        name = detector or "default"
-        classes = {
-            own.__name__.lower(): own
-            for own in (getattr(ml4ad.detect, public) for public in ml4ad.detect.__all__)
-            if isinstance(own, type) and issubclass(own, Detector) and own is not Detector
-        }
-        if name == "default":
-            chosen = ml4ad.detect.default()
-        elif name.lower() in classes:
-            chosen = classes[name.lower()]()
-        else:
-            there = ", ".join(["default", *sorted(own.__name__ for own in classes.values())])
-            raise ValueError(f"detector {name!r}, want one of {there}")
-        chosen.set_params(**dict(parameters or {}))
+        chosen = as_detector(detector)
     known = chosen.get_params(deep=False)
     for seeded in ("random_state", "seed"):
         if seeded in known and known[seeded] is None:

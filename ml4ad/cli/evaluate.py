@@ -1,0 +1,133 @@
+"""``ml4ad evaluate``: how well detectors find faults, with a report that can be repeated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ml4ad.cli import show as shown
+from ml4ad.cli.models import cluster_options, dask_client, runs_in
+
+
+@click.command()
+@click.option("--dataset", help="Dataset whose good lumisections faults are put into.")
+@click.option("--me", "mes", multiple=True, help="Pattern of elements; many times.")
+@click.option("--runs", help="Runs: 355862, or 355862,355870-355999; else all.")
+@click.option("--golden", help="Certification (stored name, or JSON file) that must list them.")
+@click.option("--dcs", help="The same for the detectors' state.")
+@click.option("--exclude", help="List of lumisections to leave out.")
+@click.option("--where", help="Cut on conditions, as in `ml4ad good`.")
+@click.option(
+    "--detector",
+    "detectors",
+    multiple=True,
+    help="One more: Name, module.Name, or Name(parameter=value); many times.",
+)
+@click.option("--others/--no-others", default=True, help="The reference detectors beside yours.")
+@click.option("--trials", type=click.IntRange(1), default=50, show_default=True, help="Per fault.")
+@click.option(
+    "--false-alarms",
+    type=float,
+    default=1.0,
+    show_default=True,
+    help="Allowed in a shift of 8 hours, of one element.",
+)
+@click.option(
+    "--contamination",
+    type=float,
+    default=0.0,
+    show_default=True,
+    help="Share of the lumisections learned from that is bad.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of what is random.")
+@click.option(
+    "--again",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Repeat the evaluation.json of a report, and say what differs.",
+)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default="evaluation",
+    show_default=True,
+    help="Folder of the report.",
+)
+@cluster_options
+def evaluate(
+    dataset: str | None,
+    mes: tuple[str, ...],
+    runs: str | None,
+    golden: str | None,
+    dcs: str | None,
+    exclude: str | None,
+    where: str | None,
+    detectors: tuple[str, ...],
+    others: bool,
+    trials: int,
+    false_alarms: float,
+    contamination: float,
+    seed: int,
+    again: Path | None,
+    out: Path,
+    workers: int | None,
+    scheduler: str | None,
+    cluster: str | None,
+) -> None:
+    """Put faults into good lumisections, count what detectors find, and write a report.
+
+    They learn from the earlier half of the runs and are tested on the other. --out gets
+    report.html, all numbers, and evaluation.json, from which --again repeats it.
+
+    \b
+    Examples:
+      ml4ad evaluate --dataset /ZeroBias/Run2024F-PromptReco-v1/DQMIO --me '*/charge_PXLayer_1' \\
+          --golden golden --detector 'sklearn.svm.OneClassSVM(nu=0.01)' --out pixel
+      ml4ad evaluate --again pixel/evaluation.json --out pixel-again
+    """
+    from ml4ad import connect
+    from ml4ad.detect.evaluate import Protocol
+    from ml4ad.pipelines import evaluation
+
+    if (again is None) == (dataset is None or not mes):
+        raise click.UsageError("want --dataset and --me, or --again")
+    with (
+        connect() as archive,
+        dask_client(workers, scheduler, cluster) as client,
+        shown.progress() as bars,
+    ):
+        if again is not None:
+            plan = evaluation.read(again)
+        else:
+            assert dataset is not None  # noqa: S101 (checked above; for the type checker)
+            plan = evaluation.plan(
+                archive,
+                list(mes),
+                dataset,
+                detectors=detectors,
+                others=others,
+                protocol=Protocol(trials, false_alarms, contamination, seed=seed),
+                run_number=runs_in(archive, runs, dataset),
+                golden=golden,
+                dcs=dcs,
+                exclude=exclude,
+                where=where,
+            )
+        bar = bars.add_task("evaluating", total=None)
+        result = evaluation.carry_out(
+            archive,
+            plan,
+            client=client,
+            progress=lambda done, total: bars.update(bar, completed=done, total=total),
+        )
+    shown.table(result.summary().reset_index(), title="All elements and faults")
+    for me, why in result.refused.items():
+        click.echo(f"not evaluated: {me}: {why}")
+    click.echo(f"report: {evaluation.write(result, out)}")
+    if again is not None:
+        told = evaluation.differences(result, again)
+        for line in told[:20]:
+            click.echo(f"differs: {line}")
+        n_numbers = result.table.size + result.detectors.size
+        same = "all numbers but times are the same" if not told else f"{len(told)} differ"
+        click.echo(f"{n_numbers} numbers, against {again}: {same}")
