@@ -34,6 +34,7 @@ COMMANDS = {
     "score": "ml4ad.cli.models:score",
     "models": "ml4ad.cli.models:models",
     "evaluate": "ml4ad.cli.evaluate:evaluate",
+    "similar": "ml4ad.cli.evaluate:similar",
     "incidents": "ml4ad.cli.verdicts:incidents",
     "verdict": "ml4ad.cli.verdicts:verdict",
     "certify": "ml4ad.cli.verdicts:certify",

@@ -1,4 +1,4 @@
-"""``ml4ad evaluate``: how well detectors find faults, with a report that can be repeated."""
+"""``ml4ad evaluate`` and ``similar``: how well faults are found, and what else looked like one."""
 
 from __future__ import annotations
 
@@ -131,3 +131,57 @@ def evaluate(
         n_numbers = result.table.size + result.detectors.size
         same = "all numbers but times are the same" if not told else f"{len(told)} differ"
         click.echo(f"{n_numbers} numbers, against {again}: {same}")
+
+
+@click.command()
+@click.option("--me", required=True, help="Element; with --ls its full name, else a pattern.")
+@click.option("--run", "run_number", type=int, required=True, help="Run number.")
+@click.option("--ls", "ls_number", type=int, help="Lumisection; without it whole runs.")
+@click.option("--dataset", help="Dataset, where several hold it.")
+@click.option("--among", help="Runs to look in: 355862, or 355862,355870-355999; else all.")
+@click.option("-n", type=click.IntRange(1), default=10, show_default=True, help="How many.")
+@click.option("--beside", default=5, show_default=True, help="Nearest lumisections to leave out.")
+@click.option("--scale-free", is_flag=True, help="Whatever the scale of the axis is.")
+def similar(
+    me: str,
+    run_number: int,
+    ls_number: int | None,
+    dataset: str | None,
+    among: str | None,
+    n: int,
+    beside: int,
+    scale_free: bool,
+) -> None:
+    """Find what else looked like a lumisection of an element, or like a run: the nearest first.
+
+    \b
+    Examples:
+      ml4ad similar --me PixelPhase1/Tracks/PXBarrel/charge_PXLayer_1 --run 382255 --ls 213
+      ml4ad similar --me 'PixelPhase1/*' --run 382255 --among 382000-382999
+    """
+    from ml4ad import connect, detect
+    from ml4ad.pipelines import choice
+
+    with connect() as archive:
+        runs = runs_in(archive, among, dataset)
+        if ls_number is None:
+            chosen = choice.dataset(archive, dataset or "")
+            found = detect.similar_runs_in(
+                archive, run_number, me=me, dataset=chosen, runs=runs, n=n
+            )
+        else:
+            found = detect.similar_in(
+                archive,
+                me,
+                run_number,
+                ls_number,
+                dataset=dataset,
+                runs=runs,
+                n=n,
+                beside=beside,
+                scale_free=scale_free,
+            )
+    shown.table(found, title=f"Most like run {run_number}")
+    if found.attrs.get("other_binning"):
+        left_out = ", ".join(map(str, found.attrs["other_binning"]))
+        click.echo(f"left out, of another binning: {left_out}", err=True)

@@ -19,7 +19,7 @@ from ml4ad.detect.saved import load
 from ml4ad.detect.scan import Scan
 from ml4ad.detect.score import score
 from ml4ad.detect.scored import ScoreMap, score_map, scores
-from ml4ad.detect.similar import similar, similar_runs
+from ml4ad.detect.similar import similar, similar_in, similar_runs, similar_runs_in
 from ml4ad.detect.train import train
 
 __all__ = [
@@ -63,7 +63,9 @@ __all__ = [
     "score_map",
     "scores",
     "similar",
+    "similar_in",
     "similar_runs",
+    "similar_runs_in",
     "train",
     "trials",
 ]

@@ -174,8 +174,9 @@ def evaluate(
     """How well one detector, or several by name, find faults in runs they have not seen.
 
     The first half of the runs of ``good_stacks`` (by number) is learned from and calibrated on, the
-    later half is tested. Each fault is put ``n_trials`` times into test runs; losses are binomial
-    and excess is Poisson, as `ml4ad.simulate` does it. The other numbers are those of `Protocol`.
+    later half is tested. Each fault is put ``n_trials`` times into test runs, and lasts at most
+    half of the longest; losses are binomial and excess is Poisson, as `ml4ad.simulate` does it. The
+    other numbers are those of `Protocol`.
     Outlier detectors of scikit-learn are taken as `OutlierDetector` takes them; what is given is
     not changed. Raises ValueError for fewer than two runs, no detector or no fault, TypeError for
     what is no detector.
@@ -204,6 +205,8 @@ def evaluate(
     training = [s for s in stacks if s.run_number in half]
     test = [s for s in stacks if s.run_number not in half]
     wanted = list(faults) if faults is not None else trials(stacks[0])
+    longest = max(len(s) for s in test) // 2
+    wanted = [replace(trial, n_ls=max(min(trial.n_ls, longest), 1)) for trial in wanted]
     given = detector if isinstance(detector, Mapping) else {type(detector).__name__: detector}
     named = {name: as_detector(one) for name, one in given.items()}
     if not named or not wanted:
