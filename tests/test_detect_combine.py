@@ -12,14 +12,14 @@ from ml4ad.detect.calibrate import Tail, alpha, harmonic_mean
 from ml4ad.stack import Axis, HistogramStack
 
 
-def profile(run_number, n_ls=60, *, shift=0.0, seed=0):
-    """TProfile of 30 bins, the last of which is never filled; ``shift`` in bins 10 to 14."""
+def profile(run_number, n_ls=60, *, shift=0.0, until=None, seed=0):
+    """TProfile of 30 bins, the last never filled; ``shift`` in bins 10 to 14 from LS 41 on."""
     rng = np.random.default_rng([seed, run_number])
     n = rng.poisson(30, (n_ls, 30)).astype(float)
     n[:, -1] = 0
     mean = 5 + 0.1 * np.arange(30) + 0.02 * rng.normal()
     means = np.broadcast_to(mean, n.shape).copy()
-    means[40:, 10:15] += shift
+    means[40:until, 10:15] += shift
     sums = means * n + rng.normal(size=n.shape) * np.sqrt(n)
     return HistogramStack.from_arrays(
         sums,
@@ -75,6 +75,13 @@ def test_the_default_finds_profiles_that_move(on_profiles):
     assert found.direction == "high"
     assert_allclose(found.observed - found.expected, 0.8, atol=0.25)
     assert on_profiles.detectors_[0].channels(stack)["slow"].idxmax() > 41
+
+
+def test_alarms_on_profiles_end_with_the_fault(on_profiles):
+    scores = on_profiles.score_samples(profile(21, n_ls=110, shift=1.5, until=80))
+    assert (scores[40:80] > 5).all()
+    assert (scores[80:] > 3).sum() <= 2
+    assert scores[82:].max() < 4
 
 
 def test_counts_and_profiles_are_not_mistaken_for_each_other(on_maps):

@@ -6,6 +6,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from ml4ad.detect import Place, Scan, load
+from ml4ad.detect.base import describe
 from ml4ad.detect.boxes import Boxes, all_boxes, integral_image, plane, pulls, refined, running
 from ml4ad.detect.template import Baseline, Template
 from ml4ad.simulate.faults import Fault, inject
@@ -113,6 +114,33 @@ def test_the_sentence_tells_a_shifter_where_since_when_and_how_much(fitted):
     )
     assert found.sentence.endswith(", seen 0")
     assert found.strength == -1
+
+
+@pytest.mark.parametrize(
+    ("axis", "bins", "said"),
+    [
+        (Axis.regular(4, 0, 4, title="charge [e]"), (1, 2), "2 bins at charge = 2 e"),
+        (Axis.regular(4, 0, 80_000, title="charge [e]"), (1, 1), "1 bin at charge = 30,000 e"),
+        (Axis.regular(3, 0, 3, title="disk", labels=["-1", "+1", "+2"]), (1, 2), "+1 to +2"),
+        (Axis.regular(3, 0, 3, labels=["A", "B", "C"]), (0, 0), "1 bin at x = A"),
+    ],
+)
+def test_places_are_told_as_their_axes_are_read(axis, bins, said):
+    assert str(Place.of([axis], [bins])).endswith(said)
+
+
+@pytest.mark.parametrize(
+    ("expected", "observed", "said"),
+    [
+        (12_345.6, 9.0, "empty since LS 2; expected 12,346, seen 9"),
+        (410.0, 205.0, "50% low since LS 2; expected 410, seen 205"),
+        (100.0, 3_000.0, "far too high since LS 2; expected 100, seen 3,000"),
+        (0.0, 7.0, "filled since LS 2; expected 0, seen 7"),
+    ],
+)
+def test_numbers_are_told_as_people_write_them(expected, observed, said):
+    place = Place.of(AXES, [(0, 0), (0, 0)])
+    assert describe(maps(1), 4, 9.0, place, observed, expected, since=2).sentence.endswith(said)
 
 
 def test_a_weak_loss_is_found_by_adding_lumisections(fitted):

@@ -26,12 +26,14 @@ MIN_TRAINING = 20
 class Place:
     """A box of bins: ``bins`` holds ``(first, last)`` per axis, from 0, the last one included.
 
-    ``ranges`` holds the axis values from edge to edge, ``titles`` the axes' names.
+    ``ranges`` holds the axis values from edge to edge, ``titles`` the axes' names, ``labels`` what
+    the first and the last bin are called where an axis has labels, else "".
     """
 
     bins: tuple[tuple[int, int], ...]
     ranges: tuple[tuple[float, float], ...]
     titles: tuple[str, ...]
+    labels: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, axes: Sequence[Axis], bins: Sequence[tuple[int, int]]) -> Place:
@@ -43,6 +45,7 @@ class Place:
                 for axis, (a, b) in zip(axes, bins, strict=True)
             ),
             titles=tuple(axis.title or "xyz"[i] for i, axis in enumerate(axes)),
+            labels=tuple(_labels(axis, a, b) for axis, (a, b) in zip(axes, bins, strict=True)),
         )
 
     @property
@@ -65,11 +68,27 @@ class Place:
     def __str__(self) -> str:
         size = " x ".join(str(b - a + 1) for a, b in self.bins)
         noun = "bin" if self.n_bins == 1 else "bins"
+        middles = [f"{number((low + high) / 2, 3)}" for low, high in self.ranges]
+        labels = self.labels or ("",) * len(middles)
         at = ", ".join(
-            f"{title.replace(' [', '[').split('[')[0]} = {(low + high) / 2:.3g}{_unit(title)}"
-            for title, (low, high) in zip(self.titles, self.ranges, strict=True)
+            f"{title.split('[')[0].strip()} = {label or middle + _unit(title)}"
+            for title, middle, label in zip(self.titles, middles, labels, strict=True)
         )
         return f"{size} {noun} at {at}"
+
+
+def number(value: float, digits: int = 4) -> str:
+    """A number as people write it: no exponent from a thousand on.
+
+    >>> number(26400.4), number(410.26), number(0.0123456)
+    ('26,400', '410.3', '0.01235')
+    """
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.{digits}g}"
+
+
+def _labels(axis: Axis, first: int, last: int) -> str:
+    names = [axis.labels[i] for i in sorted({first, last})] if axis.labels else [""]
+    return " to ".join(names) if all(names) else ""
 
 
 def _unit(title: str) -> str:
@@ -127,6 +146,8 @@ def describe(
     strength = observed / expected - 1 if expected else float(observed > 0)
     direction = "low" if observed < expected else "high"
     word = f"{abs(strength):.0%} {direction}" if abs(strength) < 9.99 else "far too high"
+    if not expected and observed > 0:
+        word = "filled"
     if what == "entries" and expected > 0 and observed <= 0.02 * expected:
         direction = word = "empty"
     started = ls_number if since is None else since
@@ -134,7 +155,7 @@ def describe(
     if place is None:
         direction, sentence = "none", f"{name}: nothing stands out in LS {ls_number}"
     else:
-        numbers = f"expected {expected:,.4g}, seen {observed:,.4g}"
+        numbers = f"expected {number(expected)}, seen {number(observed)}"
         sentence = f"{name}: {place} {word} since LS {started}; {numbers}"
     return Explanation(
         me=stack.me,
