@@ -65,9 +65,9 @@ class Operate(page.Page):
         self.paths = widgets.Text(
             description="Paths", placeholder="/eos/cms/store/data/Run2024F, root://..., *.root"
         )
-        self.paths.layout.width = "520px"
+        self.paths.layout.width = "430px"
         self.dataset = widgets.Combobox(
-            description="Dataset", placeholder="as the path tells", layout={"width": "400px"}
+            description="Dataset", placeholder="as the path tells", layout={"width": "330px"}
         )
         self.numbers = widgets.Text(
             description="Runs", placeholder="all, or 383218, 383219", layout={"width": "280px"}
@@ -76,13 +76,13 @@ class Operate(page.Page):
             description="also what is scored", indent=False, layout={"width": "170px"}
         )
         self.workers = widgets.BoundedIntText(
-            description="Workers", value=2, min=0, max=1000, layout={"width": "160px"}
+            description="Workers", value=2, min=0, max=1000, layout={"width": "150px"}
         )
         self.workers.tooltip = "Local processes; 0: the notebook's own"
         self.cluster = widgets.Dropdown(description="on", options=[("this machine", "")])
         self.cluster.style.description_width = "24px"
-        self.cluster.layout.width = "180px"
-        self.go = widgets.Button(description="Start", button_style="")
+        self.cluster.layout.width = "160px"
+        self.go = widgets.Button(description="Start", layout={"width": "100px"})
         self.go.add_class("ml4ad-go")
         self.files = widgets.HTML()
         self.rate = Plot(label="MB taken in per hour")

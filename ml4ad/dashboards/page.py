@@ -252,7 +252,8 @@ def table(frame: pd.DataFrame, links: Iterable[str] = ()) -> str:
             elif isinstance(value, str):
                 cells.append(f"<td>{html.escape(value)}</td>")
             elif isinstance(value, pd.Timestamp):
-                cells.append(f"<td>{value:%Y-%m-%d %H:%M:%S}</td>")
+                at = value if value.tz is None else value.tz_convert("UTC")
+                cells.append(f'<td class="time">{at:%Y-%m-%d %H:%M:%S %Z}</td>')
             elif value is None or value is pd.NA or value is pd.NaT:
                 cells.append(f"<td>{NONE}</td>")
             elif isinstance(value, bool):
