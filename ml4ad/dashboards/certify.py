@@ -11,13 +11,17 @@ import pandas as pd
 from ml4ad import verdict, workspaces
 from ml4ad.conditions import ranges
 from ml4ad.conditions.certified import certifications
-from ml4ad.dashboards import controls, page
+from ml4ad.conditions.ranges import Ranges
+from ml4ad.dashboards import controls, curves, page
+from ml4ad.dashboards.browser import Plot
 from ml4ad.verdict import Certificate
 
 if TYPE_CHECKING:
     from ml4ad.archive import Archive
 
 _NOTHING = ("none", "")
+# Begins the value of a list that was handed in, which no stored one has.
+_FILE = "file:"
 
 
 class Certify(page.Page):
@@ -29,6 +33,7 @@ class Certify(page.Page):
         super().__init__(archive)
         self._runs: pd.DataFrame | None = None
         self.certificate: Certificate | None = None
+        self._files: dict[str, Ranges] = {}
         self.dataset = widgets.Dropdown(description="Dataset", layout={"width": "400px"})
         self.runs = widgets.SelectMultiple(
             description="Runs", rows=6, layout={"width": "260px"}, tooltip="Runs to certify"
@@ -43,6 +48,11 @@ class Certify(page.Page):
         self.compare = widgets.Dropdown(description="Compare to", options=[_NOTHING])
         self.lumi.tooltip = "Least recorded luminosity of a lumisection, in 1/ub"
         self.part.tooltip = "Part of the elements with a model that must have a score"
+        self.given = widgets.FileUpload(
+            accept=".json,.txt", multiple=True, description="Add a JSON file", icon=""
+        )
+        self.given.tooltip = "A list in CMS's format, for this page only; then choose it beside"
+        self.map = Plot(label="state of each lumisection")
         self.summary = widgets.HTML()
         self.save = {
             "good": widgets.Button(description="Good, as golden JSON"),
@@ -51,6 +61,7 @@ class Certify(page.Page):
         }
         for button in self.save.values():
             button.layout.width = "180px"
+        self.on(self.given, self._take)
         self.on(self.dataset, self._dataset_chosen)
         for control in (self.runs, self.workspace, self.golden, self.dcs):
             self.on(control, self.certify)
@@ -60,6 +71,7 @@ class Certify(page.Page):
             self.on_click(button, self._saver(kind))
         flow = {"flex_flow": "row wrap", "align_items": "flex-start", "grid_gap": "2px 6px"}
         demands = [self.workspace, self.golden, self.dcs, self.lumi, self.part, self.compare]
+        demands.append(self.given)
         self._all = widgets.VBox(
             [
                 widgets.HBox([self.dataset], layout=flow),
@@ -68,6 +80,7 @@ class Certify(page.Page):
                     layout=flow,
                 ),
                 widgets.HBox([*self.save.values()], layout=flow),
+                self.map,
                 self.summary,
             ]
         )
@@ -86,21 +99,42 @@ class Certify(page.Page):
             self.body.children = [self._nothing]
             return
         self.body.children = [self._all]
-        lists = certifications(self.archive.engine)
         with self.setting():
             controls.offer(self.dataset, sorted(self._runs["dataset"].unique()))
             own = [one.name for one in workspaces.stored(self.archive.engine)]
             controls.offer(self.workspace, [("all", ""), *((name, name) for name in own)])
-            for control, kind in ((self.golden, "golden"), (self.dcs, "dcs"), (self.compare, "")):
-                names = lists[lists["kind"] == kind] if kind else lists
-                listed = [(str(name), str(name)) for name in names["name"]]
-                controls.offer(control, [_NOTHING, *listed])
+            self._offer_lists()
         self._offer_runs()
         if self._given:
             given, self._given = self._given, {}
             self.apply(given)
         else:
             self.certify()
+
+    def _offer_lists(self) -> None:
+        lists = certifications(self.archive.engine)
+        files = [(f"{name} (this page)", f"{_FILE}{name}") for name in self._files]
+        for control, kind in ((self.golden, "golden"), (self.dcs, "dcs"), (self.compare, "")):
+            names = lists[lists["kind"] == kind] if kind else lists
+            stored = [(str(name), str(name)) for name in names["name"]]
+            controls.offer(control, [_NOTHING, *stored, *files])
+
+    def _take(self) -> None:
+        """Lists that were handed in are offered, and the last one is compared to."""
+        for file in self.given.value:
+            content = bytes(file["content"])
+            self._files[file["name"]] = ranges.parse(content, file["name"])
+        with self.setting():
+            self._offer_lists()
+            if self.given.value:
+                self.compare.value = f"{_FILE}{self.given.value[-1]['name']}"
+        self.certify()
+
+    def _list(self, chosen: str) -> str | Ranges | None:
+        """A list by what a control holds: stored, of this page, or none."""
+        if chosen.startswith(_FILE):
+            return self._files[chosen.removeprefix(_FILE)]
+        return chosen or None
 
     def follow(self) -> None:
         """An empty archive is looked at again."""
@@ -127,6 +161,7 @@ class Certify(page.Page):
     def certify(self) -> None:
         """Certify the chosen runs as the controls demand, and show it."""
         self.certificate = None
+        self.map.figure = {}
         for button in self.save.values():
             button.disabled = True
         if not self.runs.value:
@@ -137,12 +172,13 @@ class Certify(page.Page):
             self.dataset.value,
             list(self.runs.value),
             workspace=self.workspace.value or None,
-            golden=self.golden.value or None,
-            dcs=self.dcs.value or None,
+            golden=self._list(self.golden.value),
+            dcs=self._list(self.dcs.value),
             min_lumi=self.lumi.value or None,
             min_assessed=self.part.value,
         )
         self.certificate = found
+        self.map.figure = curves.certified(found.states)
         for button in self.save.values():
             button.disabled = False
         parts = ["<h2>Lumisections</h2>", page.table(_plain(found.summary()))]
@@ -158,8 +194,9 @@ class Certify(page.Page):
             reasons = found.reasons(state)
             if len(reasons):
                 parts += [f"<h2>{state.capitalize()}</h2>", page.table(_plain(reasons))]
-        if self.compare.value:
-            differs = verdict.difference(self.archive, found, self.compare.value)
+        other = self._list(self.compare.value)
+        if other is not None:
+            differs = verdict.difference(self.archive, found, other)
             rows = [
                 {"what": what.replace("_", " "), "n_ls": ranges.count(own)}
                 | {"lumisections": ranges.dumps(own)}

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike
 
 from ml4ad.dashboards.plots import Figure, packed
@@ -242,6 +243,42 @@ def against(
         "shapes": [_upright(first) | {"line": line}, flat | {"line": line}],
     }
     return {"data": [points], "layout": layout}
+
+
+#: State of a lumisection -> colour; told apart by lightness, too.
+_STATES = {"outside": "#e4e7eb", "not assessed": "#9aa1aa", "good": "#6fa3e6", "bad": "#7a0f2e"}
+
+
+def certified(states: pd.DataFrame) -> Figure:
+    """State of every lumisection, runs down; ``states`` as `verdict.Certificate` has them."""
+    runs = sorted(states["run_number"].unique().tolist())
+    first, last = int(states["ls_number"].min()), int(states["ls_number"].max())
+    cells = np.full((len(runs), last - first + 1), np.nan)
+    codes = states["state"].map({name: i for i, name in enumerate(_STATES)})
+    at = np.searchsorted(runs, states["run_number"]), states["ls_number"] - first
+    cells[at] = codes
+    n = len(_STATES)
+    scale = [[(i + k) / n, colour] for i, colour in enumerate(_STATES.values()) for k in (0, 1)]
+    trace: Figure = {
+        "type": "heatmap",
+        "x": packed(np.arange(first, last + 1), "i4"),
+        "y": [str(run) for run in runs],
+        "z": packed(cells, "f4"),
+        "zmin": -0.5,
+        "zmax": n - 0.5,
+        "colorscale": scale,
+        "colorbar": {"tickvals": list(range(n)), "ticktext": list(_STATES), "thickness": 10},
+        "hoverongaps": False,
+        "hovertemplate": "run %{y}, LS %{x}<extra></extra>",
+        "ygap": 2,
+    }
+    layout = {
+        "height": int(min(420, 110 + 26 * len(runs))),
+        "margin": _MARGIN | {"l": 80, "t": 8},
+        "xaxis": {"title": {"text": "Lumisection"}},
+        "yaxis": {"type": "category", "autorange": "reversed", "title": {"text": "Run"}},
+    }
+    return {"data": [trace], "layout": layout}
 
 
 def _upright(at: float) -> dict[str, Any]:
