@@ -12,7 +12,6 @@ from test_dashboards_browser import (  # noqa: F401 (fixtures)
     address,
     admin,
     archive,
-    browser,
     home,
     visit,
 )
