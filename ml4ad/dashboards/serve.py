@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,7 @@ class Server(Voila):  # type: ignore[misc]  # Voila has no types
 
     def init_handlers(self) -> list[Any]:
         """Voila's, after the start page and the files that pages need."""
+        _count_from_taking(self.kernel_manager)
         base = self.server_url
         look = {"look": glance.Look()}
         own: list[Any] = [
@@ -172,6 +174,22 @@ class Server(Voila):  # type: ignore[misc]  # Voila has no types
 
     def _login_handlers(self) -> list[Any]:
         return list(self.identity_provider.get_handlers())
+
+
+def _count_from_taking(manager: Any) -> None:
+    """Have a warm kernel count as idle from when a page takes it.
+
+    It would else be ended, with all the time that it had waited for a visitor, before the browser
+    has connected.
+    """
+    give = manager.get_rendered_notebook
+
+    async def taken(*given: Any, **named: Any) -> Any:
+        found = await give(*given, **named)
+        manager.get_kernel(found[-1]).last_activity = datetime.now(UTC)
+        return found
+
+    manager.get_rendered_notebook = taken
 
 
 def server(
