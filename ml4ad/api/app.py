@@ -188,6 +188,12 @@ async def _refused(request: Request, error: Exception) -> Response:
     return pages.json(request, {"detail": "Not allowed", "code": "not_allowed"}, 403)
 
 
+async def _too_long(request: Request, error: Exception) -> Response:
+    _LOG.warning("too long: %s", error)
+    detail = "The query took too long; narrow the pattern or the runs"
+    return pages.json(request, {"detail": detail, "code": "too_long"}, 400)
+
+
 async def _unavailable(request: Request, error: Exception) -> Response:
     _LOG.error("unavailable: %s", error)
     detail = "A service that is needed does not answer; try again"
@@ -206,7 +212,7 @@ _HANDLERS: dict[type[Exception], Any] = {
     RequestValidationError: _invalid,
     KeyError: _answer(404, "not_found"),
     ValueError: _answer(400, "invalid"),
-    TimeoutError: _answer(400, "too_long"),
+    TimeoutError: _too_long,
     OSError: _unavailable,
     sa.exc.TimeoutError: _unavailable,
 }
