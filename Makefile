@@ -6,7 +6,7 @@ SERVE  ?= 1
 DEMO   ?= demo
 FUZZ   ?= 20000
 
-.PHONY: help env demo test lint bench fuzz clean jsroot chromium
+.PHONY: help env demo test lint bench fuzz clean jsroot chromium cmsdials
 .DEFAULT_GOAL := help
 
 help:
@@ -36,6 +36,12 @@ jsroot:
 	  || echo "npm could not install jsroot: tests that read with JSROOT are skipped"; \
 	else echo "no npm on the PATH: tests that read with JSROOT are skipped"; fi
 
+# The tests that cmsdials publishes are in its source distribution only.
+cmsdials: env
+	@test -d .cmsdials || { $(BIN)/pip download --quiet --no-deps --no-binary :all: --dest .cmsdials cmsdials \
+	&& tar -xzf .cmsdials/cmsdials-*.tar.gz -C .cmsdials; } \
+	|| { rm -rf .cmsdials; echo "no source of cmsdials could be had: its own test-suite is skipped"; }
+
 # Browser tests take the Chromium on the PATH, else Debian's where root, else Playwright's own.
 chromium: env
 	@command -v chromium chromium-browser google-chrome >/dev/null \
@@ -43,7 +49,7 @@ chromium: env
 	|| $(BIN)/playwright install chromium \
 	|| echo "NO CHROMIUM could be had: browser tests are skipped (and fail in CI)"
 
-test: env jsroot chromium
+test: env jsroot chromium cmsdials
 	$(BIN)/pytest
 
 lint: env
@@ -59,4 +65,4 @@ fuzz: env
 
 clean:
 	-test ! -x $(BIN)/ml4ad || ML4AD_DATA_DIR=$(DEMO)/data $(BIN)/ml4ad db stop
-	rm -rf $(VENV) $(DEMO) .mypy_cache .ruff_cache .pytest_cache .hypothesis tests/jsroot/node_modules *.egg-info
+	rm -rf $(VENV) $(DEMO) .cmsdials .mypy_cache .ruff_cache .pytest_cache .hypothesis tests/jsroot/node_modules *.egg-info
