@@ -14,7 +14,7 @@ from scored_samples import DATASET, LINE, MAP, OTHER, histograms, judged, put
 from served import Service
 
 import ml4ad
-from ml4ad import HistogramStack, api, ingest, workspaces
+from ml4ad import HistogramStack, api, dqmio, ingest, workspaces
 from ml4ad.api import watch, whole
 from ml4ad.api.watch import Gate
 from ml4ad.workspaces import Workspace
@@ -154,7 +154,8 @@ def test_a_verdict_is_kept_and_audited(scored):
     assert say(key) == 201
     assert say(reader) == 403
     assert say("nothing") == 403
-    assert say(key, verdict="nonsense") == 400
+    assert say(key, verdict="bad", why="") == 400
+    assert say(key, verdict="nonsense") == 422
     assert say(key, lumisections=[]) == 422
     assert say(key, more=1) == 422
     states = scored.get("api/v2/states", dataset=DATASET, run_number=7).json()
@@ -306,3 +307,77 @@ def test_more_requests_than_fit_are_told_to_come_again(archive, tmp_path, monkey
             assert service.get("health").status_code == 200
         until(lambda: inside(service) == 0)
         assert service.get("api/v2/runs").status_code == 200
+
+
+# -- runs of notebooks ---------------------------------------------------------------------------
+
+
+def ended(service, address):
+    """The run at an address, once it does not run any more."""
+    end = time.monotonic() + 240
+    while time.monotonic() < end:
+        run = service.get(address).json()
+        if run["state"] != "running":
+            return run
+        time.sleep(0.3)
+    raise AssertionError(f"{address} still runs")
+
+
+def begin(service, name, key=None, **body):
+    headers = {"X-CLIENT-SECRET": key or service.key}
+    return requests.post(service.url + f"api/v2/{name}", json=body, headers=headers, timeout=150)
+
+
+@pytest.mark.slow
+def test_files_are_taken_in_and_the_run_is_followed(archive, tmp_path, monkeypatch):
+    monkeypatch.setenv("ML4AD_DATA_DIR", str(tmp_path / "data"))
+    folder = tmp_path / "files"
+    folder.mkdir()
+    dqmio.write(folder / "one.root", [histograms(LINE, 5, n_ls=3)], seed=1)
+    with Service(archive) as service:
+        asked = {"paths": [str(folder)], "dataset": DATASET, "workers": 0}
+        answer = begin(service, "ingest", **asked)
+        assert answer.status_code == 202, answer.text
+        assert begin(service, "ingest", **asked).status_code == 409
+        address = answer.headers["Location"].removeprefix(service.url)
+        assert address == f"api/v2/pipeline-runs/{answer.json()['pipeline_run_id']}"
+        run = ended(service, address)
+        assert (run["state"], run["notebook"], run["given"]) == ("done", "ingest", asked)
+        assert archive.stack(LINE, 5).n_ls == 3
+        listed = service.get("api/v2/pipeline-runs", fields="notebook,state", count=1)
+        assert listed.json() == [{"notebook": "ingest", "state": "done"}]
+        # Without a model there is nothing to score with, and the run says so.
+        failed = ended(service, begin(service, "score").headers["Location"][len(service.url) :])
+        assert (failed["state"], failed["error_name"]) == ("failed", "ValueError")
+    told = api.audit(archive.engine)
+    assert sorted(zip(told.action, told.status, strict=True)) == [
+        *(("ingest", 202), ("ingest", 409), ("score", 202))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("scope", "name", "body", "status"),
+    [
+        ("write", "ingest", {"paths": ["/x"]}, 403),
+        ("write", "index", {"paths": ["/x"]}, 403),
+        ("read", "score", {}, 403),
+        ("admin", "index", {"paths": ["relative"]}, 422),
+        ("admin", "index", {"paths": []}, 422),
+        ("admin", "score", {"more": 1}, 422),
+        ("admin", "score", {"workers": 1000}, 422),
+    ],
+)
+def test_what_may_not_be_started_is_not(archive, scope, name, body, status):
+    key = api.create(archive.engine, "caller", scope=scope)
+    with Service(archive) as service:
+        assert begin(service, name, key, **body).status_code == status
+        assert service.get("api/v2/pipeline-runs").json() == []
+        assert service.get("api/v2/pipeline-runs/1").status_code == 404
+
+
+def test_who_works_in_a_workspace_starts_and_sees_no_runs(archive):
+    workspaces.put(archive.engine, Workspace("maps", ("*",), ("Ecal/",)))
+    key = api.create(archive.engine, "narrow", scope="admin", workspace_names=["maps"])
+    with Service(archive) as service:
+        assert begin(service, "score", key).status_code == 403
+        assert service.get("api/v2/pipeline-runs", key).status_code == 403

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 import pandas as pd
 import sqlalchemy as sa
+from fastapi import HTTPException
 from sqlalchemy.dialects.postgresql import insert
 
 from ml4ad import workspaces
@@ -169,6 +171,31 @@ def note(engine: sa.Engine, who: str, action: str, details: Mapping[str, Any], s
     row = {"who": who, "action": action, "details": dict(details), "status": status}
     with engine.begin() as connection:
         connection.execute(sa.insert(api_audit).values(row))
+
+
+@contextmanager
+def noted(
+    engine: sa.Engine, who: str, action: str, details: Mapping[str, Any], *, done: int
+) -> Iterator[None]:
+    """Keep what is asked for in this block, with the status that it ends in; ``done`` if well."""
+    status = 500
+    try:
+        yield
+        status = done
+    except PermissionError:
+        status = 403
+        raise
+    except KeyError:
+        status = 404
+        raise
+    except ValueError:
+        status = 400
+        raise
+    except HTTPException as error:
+        status = error.status_code
+        raise
+    finally:
+        note(engine, who, action, details, status)
 
 
 def audit(engine: sa.Engine, limit: int = 1000) -> pd.DataFrame:

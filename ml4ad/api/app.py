@@ -36,7 +36,7 @@ _PAGE = Path(__file__).with_name("page.html")
 
 def application(engine: sa.Engine) -> FastAPI:
     """The REST interface to the archive of this engine, as an ASGI application."""
-    from ml4ad.api import events, judged, listed, more, outside, standing
+    from ml4ad.api import events, judged, listed, more, outside, standing, started
 
     app = FastAPI(
         title="ml4ad",
@@ -54,7 +54,7 @@ def application(engine: sa.Engine) -> FastAPI:
     app.state.rate = Rate(configured.api_requests_per_s)
     app.state.metrics = Metrics()
     app.state.events = events.Events(engine)
-    for module in (listed, judged, outside, more, standing):
+    for module in (listed, judged, outside, more, standing, started):
         app.include_router(module.router, responses=rows.PROBLEMS)
     app.include_router(events.router)
     app.add_api_route("/health", _health, include_in_schema=False)

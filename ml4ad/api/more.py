@@ -12,7 +12,7 @@ from ml4ad import conditions, detect, verdict, workspaces
 from ml4ad.api import access, pages, rows, tables, whole
 from ml4ad.api.app import Seen
 from ml4ad.api.tables import AskedTable
-from ml4ad.api.view import RefusedError, View
+from ml4ad.api.view import View
 from ml4ad.archive import Archive
 from ml4ad.store.scoring import VERDICTS
 
@@ -173,11 +173,8 @@ def verdicts(
 def say(request: Request, seen: Seen, said: Said) -> Response:
     """Say what lumisections are; kept for ever, and noted with the name of the key."""
     caller, details = seen.caller, said.model_dump(exclude={"why"})
-    status = 403
-    try:
-        if not caller.may("write"):
-            raise RefusedError(f"{caller.name} may only read")
-        status = 400
+    with access.noted(seen.engine, caller.name, "verdict", details, done=201):
+        seen.need("write")
         if said.dataset:
             _, patterns = _known(seen, said.dataset)
             if said.me and not workspaces.fits(patterns, said.me):
@@ -194,7 +191,4 @@ def say(request: Request, seen: Seen, said: Said) -> Response:
             incident_id=said.incident_id,
             by=caller.name,
         )
-        status = 201
-    finally:
-        access.note(seen.engine, caller.name, "verdict", details, status)
     return pages.json(request, {"verdict_ids": numbers}, 201)

@@ -22,7 +22,6 @@ router = APIRouter(prefix="/api/v2", tags=["v2"], responses=rows.PROBLEMS)
 Name = Annotated[str | None, Query(min_length=1, max_length=1000)]
 Glob = Annotated[str | None, Query(max_length=1000, description="* and ? as in a shell")]
 Number = Annotated[int | None, Query(ge=0, le=2**63 - 1)]
-Token = Annotated[str | None, Query(max_length=4000, description="as the page before gave it")]
 
 
 @router.get("/files", response_model=list[rows.File], responses=tables.ARROW)
@@ -33,7 +32,7 @@ def files(
     dataset: Name = None,
     state: State | None = None,
     path: Glob = None,
-    next_token: Token = None,
+    next_token: tables.Token = None,
 ) -> Response:
     """Files, in which state each is and why; the address of the next page stands in ``Link``."""
     del next_token
@@ -77,7 +76,7 @@ def runs(
     run_number: Number = None,
     first_run: Number = None,
     last_run: Number = None,
-    next_token: Token = None,
+    next_token: tables.Token = None,
 ) -> Response:
     """Runs of datasets: lumisections that are here, scores, incidents and verdicts."""
     del next_token

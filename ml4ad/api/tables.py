@@ -164,6 +164,13 @@ def _plain(value: Any) -> Any:
 
 # -- lists that are too long for one answer ------------------------------------------------------
 
+Token = Annotated[str | None, Query(max_length=4000, description="as the page before gave it")]
+
+
+def select_of(table: sa.Table, names: Sequence[str]) -> sa.Select[Any]:
+    """Columns of a table by their names."""
+    return sa.select(*(table.c[name] for name in names))
+
 
 def of_query(
     request: Request,

@@ -27,6 +27,13 @@ class View:
     caller: Caller
     workspace: Workspace | None
 
+    def need(self, scope: str, *, everywhere: bool = False) -> None:
+        """Raise RefusedError unless the scope is granted here, or outside all workspaces."""
+        able = self.caller.within(None) if everywhere else self.caller
+        if able is None or not able.may(scope):
+            where = " in all workspaces" if everywhere else ""
+            raise RefusedError(f"{self.caller.name} may not {scope}{where}")
+
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
         """A connection on which no query runs longer than the settings allow."""
