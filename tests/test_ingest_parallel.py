@@ -186,6 +186,21 @@ def test_a_file_arrives_once_it_is_quiet_and_again_when_it_changes(tmp_path):
     assert names() == ["a.root"]
 
 
+def test_what_failed_arrives_once_more_after_a_while(tmp_path):
+    clock = Clock()
+    arrivals = Arrivals([tmp_path], quiet_s=0, clock=clock)
+    path = tmp_path / "a.root"
+    path.write_bytes(b"1")
+    assert len(arrivals.look()) == 1
+    arrivals.again(str(path), 600)
+    clock.now = 599
+    assert arrivals.look() == []
+    clock.now = 600
+    assert len(arrivals.look()) == 1
+    clock.now = 6000
+    assert arrivals.look() == []
+
+
 def test_a_folder_that_is_not_there_yet_is_waited_for(tmp_path):
     arrivals = Arrivals([tmp_path / "later"], quiet_s=0, clock=Clock())
     assert arrivals.look() == []
