@@ -233,8 +233,8 @@ def condition(
             f"conditions indexed by {list(conditions.index.names)}, want run_number, ls_number"
         )
     if not conditions.index.is_unique:
-        twice = conditions.index[conditions.index.duplicated()][0]
-        raise ValueError(f"conditions hold run and lumisection {twice} more than once")
+        run, ls = conditions.index[conditions.index.duplicated()][0]
+        raise ValueError(f"conditions hold run and lumisection ({run}, {ls}) more than once")
     runs = np.full(len(stack), stack.run_number)
     wanted = pd.MultiIndex.from_arrays([runs, stack.ls_numbers], names=conditions.index.names)
     return conditions[column].reindex(wanted).to_numpy(dtype=np.float64)
