@@ -178,17 +178,21 @@ def roc(panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]
 
     Raises ValueError if there is no panel.
     """
+    # Half of the lowest rate that any has stands for 0, which a logarithm has not.
+    every = [
+        np.asarray(false, dtype=np.float64)
+        for lines in panels.values()
+        for false, _ in lines.values()
+    ]
+    lowest = min((rates[rates > 0].min(initial=0.1) for rates in every), default=0.1) / 2
     with _cms_style():
         figure, cells = _panels(panels)
         for ax, (title, lines) in zip(cells, panels.items(), strict=False):
             for i, (name, (false, true)) in enumerate(lines.items()):
-                # The lowest rate that is not 0 stands for 0, which a logarithm has not.
-                rates = np.asarray(false, dtype=np.float64)
-                lowest = rates[rates > 0].min(initial=1.0) / 2
-                x = np.maximum(rates, lowest)
+                x = np.maximum(np.asarray(false, dtype=np.float64), lowest)
                 ax.plot(x, true, drawstyle="steps-post", label=name, **_line(i))
             ax.set_xscale("log")
-            ax.set_xlim(right=1)
+            ax.set_xlim(lowest, 1)
             ax.set_ylim(-0.03, 1.03)
             _small(ax, title, "False positive rate", "Detected")
         _legend(figure, cells)

@@ -272,6 +272,21 @@ def test_a_name_that_means_nothing_is_refused(text, words):
         named.detector(text)
 
 
+def test_a_curve_without_false_positives_is_drawn_at_the_left_edge():
+    """Not at half of its own lowest rate, which may be 1."""
+    perfect, usual = ([0, 0, 1], [0, 1, 1]), ([0, 0.01, 1], [0, 0.5, 1])
+    figure = pictures.roc({"dead": {"perfect": perfect, "usual": usual}, "hot": {"p": perfect}})
+    left, right = figure.axes[:2]
+    for ax in (left, right):
+        np.testing.assert_allclose(ax.get_xlim(), (0.005, 1))
+        np.testing.assert_allclose(ax.lines[0].get_xdata(), [0.005, 0.005, 1])
+
+
+def test_the_share_that_is_found_rises_with_the_lumisections():
+    figure = pictures.delays({"dead": {"own": [1, 3, np.inf, 2]}}, n_ls=4)
+    np.testing.assert_allclose(figure.axes[0].lines[0].get_ydata(), [0.25, 0.5, 0.75, 0.75])
+
+
 def test_nothing_is_no_picture():
     for draw in (pictures.roc, pictures.delays):
         with pytest.raises(ValueError, match="no panel"):

@@ -372,7 +372,7 @@ def _markup(table: pd.DataFrame, *, mark: bool = True) -> Any:
         cells = "".join(
             f'<td class="best">{value:.3g}</td>'
             if column in best and value == best[column]
-            else f"<td>{value:.3g}</td>"
+            else f"<td>{'' if np.isnan(value) else format(value, '.3g')}</td>"
             for column, value in row.items()
         )
         rows.append(f"<tr><td>{escape(name)}</td>{cells}</tr>")
