@@ -7,6 +7,7 @@ import sys
 import time
 import urllib.request
 import uuid
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -21,6 +22,7 @@ from ml4ad.detect.score import score
 from ml4ad.detect.train import train
 
 WAIT_MS = 60_000
+READABLE = Path(__file__).with_name("readable.js")
 TOKEN = "only-for-tests"  # noqa: S105
 
 
@@ -221,6 +223,39 @@ def test_a_shifter_finds_the_fault_and_what_is_said_of_it_reaches_another(visit,
         archive.engine.dispose()
     other.page.get_by_text("The database does not answer.").wait_for(state="detached")
     assert "Traceback" not in other.page.inner_text("body")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_pages_can_be_read_and_reached_with_the_keyboard(visit, scheme):
+    visitor = visit()
+    visitor.page.emulate_media(color_scheme=scheme)
+    for name in ("shift", "explore"):
+        visitor.open(f"voila/render/{name}.ipynb")
+        visitor.page.wait_for_selector(".ml4ad-plot-frame[data-drawn]")
+        visitor.page.wait_for_timeout(500)
+        assert visitor.page.evaluate(READABLE.read_text()) == []
+    # What finds nothing must be able to find something.
+    visitor.page.evaluate(
+        """() => {
+            const bad = document.createElement("button");
+            bad.style.color = bad.style.backgroundColor = "rgb(120, 120, 120)";
+            bad.textContent = "pale";
+            bad.tabIndex = -1;
+            document.querySelector(".ml4ad-page").append(bad);
+        }"""
+    )
+    assert len(visitor.page.evaluate(READABLE.read_text())) == 2
+
+
+def test_the_alarm_map_is_walked_with_arrow_keys(visit):
+    visitor = visit()
+    visitor.open("voila/render/shift.ipynb?run=3")
+    visitor.page.wait_for_function("location.search.includes('layer_1')")
+    visitor.page.locator(".ml4ad-plot").first.focus()
+    visitor.page.keyboard.press("ArrowDown")
+    visitor.page.wait_for_function("location.search.includes('map')")
+    visitor.page.keyboard.press("ArrowUp")
+    visitor.page.wait_for_function("location.search.includes('layer_1')")
 
 
 def test_an_address_of_a_run_that_is_not_here_is_answered_in_a_sentence(visit):

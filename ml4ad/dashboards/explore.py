@@ -116,6 +116,7 @@ class Explore(page.Page):
         self.facts = widgets.HTML()
         self.save = widgets.Dropdown(
             options=[("CSV", "csv"), ("Parquet", "parquet"), ("PDF", "pdf"), ("PNG", "png")],
+            tooltip="Format of the download",
             layout={"width": "110px"},
         )
         self.download = widgets.Button(description="Download", tooltip="Save what is shown")

@@ -526,10 +526,10 @@ def alarm_map(
         *((limit, "#9fc3e8"), (limit, "#f89c20"), ((limit + most) / 2, "#c4302b")),
         (most, "#4a0d3a"),
     ]
-    ticks = [low / 2, 0, limit, most]
+    ticks = [low / 2, limit / 2, limit, most]
     texts = [
         "not assessed",
-        "p = 1",
+        "quiet",
         f"alarm: 10<sup>{-limit / STEPS:.1f}</sup>",
         f"10<sup>-{_MOST_POWERS}</sup>",
     ]
@@ -546,7 +546,8 @@ def alarm_map(
             "y": 1,
             "yanchor": "bottom",
             "x": 0.5,
-            "ticklabelposition": "outside top",
+            "tickangle": 0,
+            "ypad": 2,
         },
         "hoverinfo": "none",
         "ygap": 1 if len(mes) <= 60 else 0,

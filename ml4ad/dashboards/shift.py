@@ -132,8 +132,8 @@ class Shift(page.Page):
             description="follow the newest run", value=True, indent=False, layout={"width": "170px"}
         )
         self.strip = widgets.HTML()
-        self.map = Plot(label="alarm map")
-        self.list = widgets.Select(rows=6, layout={"width": "auto"})
+        self.map = Plot(label="alarm map: arrow keys choose")
+        self.list = widgets.Select(rows=6, tooltip="Incidents", layout={"width": "auto"})
         self.list.add_class("ml4ad-incidents")
         self.reason = widgets.HTML()
         self.plot = Plot(label="histogram and reference")
@@ -146,6 +146,7 @@ class Shift(page.Page):
             box.layout.width, box.style.description_width = "130px", "26px"
         self.scope = widgets.Dropdown(
             options=[("of this element", "me"), ("of all elements", "all")],
+            tooltip="What it is said of",
             layout={"width": "150px"},
         )
         kinds = {"seen": "Seen", "known": "Known problem", "bad": "Bad", "good": "Good"}

@@ -100,6 +100,21 @@ export default {
     }
     let shown = false;
     let listening = false;
+    const pick = (x, y, trace) => {
+      const times = (model.get("clicked").times || 0) + 1;
+      model.set("clicked", { x, y, trace, times });
+      model.save_changes();
+    };
+    // With rows that have names, arrow keys go from the framed place to its neighbours.
+    box.addEventListener("keydown", (event) => {
+      const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
+      const rows = ((box.layout || {}).meta || {}).rows;
+      if (!step || !rows) return;
+      event.preventDefault();
+      const [mark] = model.get("marks");
+      const [x, y] = mark ? [(mark.x0 + mark.x1) / 2, (mark.y0 + mark.y1) / 2].map(Math.floor) : [1, 0];
+      pick(Math.max(1, x + step[0]), Math.min(rows.length - 1, Math.max(0, y + step[1])), 0);
+    });
     const draw = async () => {
       const figure = model.get("figure");
       box.setAttribute("aria-label", model.get("label"));
@@ -115,6 +130,7 @@ export default {
       const layout = dressed(figure.layout, el);
       layout.shapes = shapes(figure.layout, model.get("marks"), el);
       const rows = (layout.meta || {}).rows;
+      if (rows) box.tabIndex = 0;
       const room = (figure.layout.height || 360) - 86;
       if (rows) {
         const kept = shown && box.layout.uirevision === layout.uirevision;
@@ -132,9 +148,7 @@ export default {
       listening = true;
       box.on("plotly_click", (event) => {
         const point = event.points[0];
-        const times = (model.get("clicked").times || 0) + 1;
-        model.set("clicked", { x: point.x, y: point.y, trace: point.curveNumber, times });
-        model.save_changes();
+        pick(point.x, point.y, point.curveNumber);
       });
       box.on("plotly_relayout", (change) => {
         const names = (box.layout.meta || {}).rows;
