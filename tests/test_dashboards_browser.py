@@ -251,6 +251,7 @@ def test_the_alarm_map_is_walked_with_arrow_keys(visit):
     visitor = visit()
     visitor.open("voila/render/shift.ipynb?run=3")
     visitor.page.wait_for_function("location.search.includes('layer_1')")
+    visitor.page.wait_for_selector(".ml4ad-plot[tabindex]")
     visitor.page.locator(".ml4ad-plot").first.focus()
     visitor.page.keyboard.press("ArrowDown")
     visitor.page.wait_for_function("location.search.includes('map')")
