@@ -1,6 +1,7 @@
 """Which database, whose schema, and what is said when it does not fit."""
 
 import concurrent.futures
+import fcntl
 import os
 import signal
 import subprocess
@@ -177,9 +178,9 @@ def data_dir():
         yield server.Path(socket).parents[1]
 
 
-def in_another_process(data_dir, idle_s=0):
+def in_another_process(data_dir, idle_s=0, pass_fds=()):
     command = [sys.executable, "-c", textwrap.dedent(USE), str(data_dir), str(idle_s)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, pass_fds=pass_fds)
 
 
 def answer(process):
@@ -235,6 +236,24 @@ def test_an_unused_server_stops_by_itself(data_dir):
         assert time.monotonic() < deadline
         time.sleep(0.2)
     server._hold(server.home(data_dir))
+
+
+def test_a_lock_that_the_caller_was_given_is_not_kept_for_the_server(data_dir, tmp_path):
+    # As by "flock FILE ml4ad ingest" in a crontab: the next one would find it locked.
+    assert server.stop(data_dir)
+    with (tmp_path / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        answer(in_another_process(data_dir, idle_s=600, pass_fds=[lock.fileno()]))
+    assert server.status(data_dir).pid is not None
+    deadline = time.monotonic() + 30
+    with (tmp_path / "lock").open("w") as again:
+        while True:
+            try:
+                fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                assert time.monotonic() < deadline, "still locked"
+                time.sleep(0.1)
 
 
 def test_a_server_in_use_is_not_unused(data_dir):

@@ -91,4 +91,6 @@ def _wait_until_gone(folder: Path, timeout_s: float = 60) -> None:
 
 
 if __name__ == "__main__":
+    # What it was born with is not its own: a lock, as of flock in a crontab, would be held for it.
+    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
     watch(Path(sys.argv[1]), float(sys.argv[2]))
