@@ -168,7 +168,7 @@ def trend(
         ax.set_xlabel("Lumisection")
         ax.set_ylabel(ylabel)
         if len(series) > 1:
-            ax.legend(fontsize="small")
+            figure.legend(fontsize="x-small", loc="outside lower center", ncols=4)
         _head(ax, title)
         return figure
 

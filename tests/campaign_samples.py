@@ -7,7 +7,7 @@ from ml4ad.ingest import take
 DATASET = "/ZeroBias/Run2024F-PromptReco-v1/DQMIO"
 LINE, MAP = "*/charge_PXLayer_1", "DT/*"
 ME = "DT/02-Segments/Wheel0/numberOfSegments_W0"
-RUNS = [382076, 382519, 382962, 383394]
+RUNS = [382076, 382544, 382962, 383394]
 
 
 def generate(folder):

@@ -6,8 +6,13 @@ from pathlib import Path
 
 import nbformat
 import numpy as np
+import pandas as pd
+import psycopg
 import pytest
+import sqlalchemy as sa
+from bs4 import BeautifulSoup
 from campaign_samples import DATASET, LINE, MAP
+from matplotlib.figure import Figure
 
 import ml4ad
 from ml4ad import detect, pipelines, verdict
@@ -128,6 +133,7 @@ def test_it_runs(name):
 
 @pytest.mark.slow
 def test_the_chain_takes_in_scores_and_reports(archive, campaign_files, url):
+    verdict.add(archive, 382544, [[3, 5]], "bad", why="for the test", dataset=DATASET)
     shared = {"paths": [str(campaign_files / "store")], "workers": 0, "dataset": DATASET}
     taken, scored, told = pipelines.chain(shared)
     assert {taken.chain_id, scored.chain_id, told.chain_id} == {None, taken.pipeline_run_id}
@@ -137,6 +143,55 @@ def test_the_chain_takes_in_scores_and_reports(archive, campaign_files, url):
     assert len(images) >= len(found) >= 1
     assert not [text for text in results(told) if "Warning" in text]
     assert ml4ad.connect(url).datasets()["n_ls"].sum() == archive.datasets()["n_ls"].sum()
+    check_against_sql(tables(told), url)
+
+
+def tables(record):
+    """The tables of a run's page, each a list of rows, as a reader has them."""
+    soup = BeautifulSoup(Path(record.page).read_text(), "html.parser")
+    found = []
+    for table in soup.select("table.dataframe"):
+        names = [cell.text for cell in table.thead.tr.find_all("th")]
+        rows = [[c.text for c in row.find_all(["th", "td"])] for row in table.tbody.find_all("tr")]
+        found.append([dict(zip(names, row, strict=True)) for row in rows])
+    return found
+
+
+def check_against_sql(shown, url):
+    """The numbers of a report are those that the database counts."""
+    runs, found, *_, said = shown
+    address = sa.make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+    with psycopg.connect(address) as connection:
+        n_ls = connection.execute(
+            "SELECT run_number, count(*) FROM lumisection GROUP BY run_number ORDER BY run_number"
+        ).fetchall()
+        incidents = connection.execute(
+            "SELECT run_number, first_ls, last_ls, sentence FROM incident JOIN model "
+            "USING (model_id) WHERE model.state = 'active' ORDER BY log_p"
+        ).fetchall()
+        verdicts = connection.execute(
+            "SELECT run_number, first_ls, last_ls, verdict, why FROM verdict"
+        ).fetchall()
+        # What an incident or a person calls bad, each lumisection once.
+        bad = connection.execute(
+            "SELECT run_number, count(DISTINCT ls) FROM ("
+            "SELECT run_number, generate_series(first_ls, last_ls) AS ls FROM incident "
+            "JOIN model USING (model_id) WHERE model.state = 'active' UNION "
+            "SELECT run_number, generate_series(first_ls, last_ls) FROM verdict) AS spans "
+            "GROUP BY run_number"
+        ).fetchall()
+    assert [(int(row["run_number"]), int(row["n_seen"])) for row in runs] == n_ls
+    for row in runs:
+        run_number = int(row["run_number"])
+        assert int(row["n_incidents"]) == sum(i[0] == run_number for i in incidents)
+        # A lumisection between two strange ones may have been empty: not assessed.
+        lowest = dict(bad).get(run_number, 0) - int(row["not assessed"])
+        assert lowest <= int(row["bad"]) <= dict(bad).get(run_number, 0)
+        states = ("good", "bad", "not assessed", "outside")
+        assert sum(int(row[state]) for state in states) == int(row["n_seen"])
+    keys = ("run_number", "first_ls", "last_ls")
+    assert [(*(int(row[k]) for k in keys), row["sentence"]) for row in found] == incidents
+    assert [(*(int(row[k]) for k in keys), row["verdict"], row["why"]) for row in said] == verdicts
 
 
 @pytest.mark.slow
@@ -180,11 +235,17 @@ def test_an_incident_is_drawn_against_what_is_not_the_incident(archive):
 
 
 def test_a_table_of_any_length_is_on_paper(tmp_path):
-    import pandas as pd
-
     table = pd.DataFrame({"run_number": range(120), "sentence": "long $words$ " * 20})
     path = report.pdf(tmp_path / "own.pdf", "Title", {"Long": table, "None": table.head(0)}, [])
     assert path.read_bytes().count(b"/Type /Page ") >= 3
+
+
+def test_every_page_of_a_report_is_a4(tmp_path):
+    drawn = [Figure(figsize=size) for size in [(15, 4.2), (10, 8), (3, 12)]]
+    said = pd.DataFrame({"run_number": [1], "sentence": ["words " * 40]})
+    path = report.pdf(tmp_path / "own.pdf", "Title", {"Said": said}, drawn)
+    boxes = re.findall(rb"/MediaBox \[([^\]]*)\]", path.read_bytes())
+    assert [[round(float(n)) for n in box.split()] for box in boxes] == [[0, 0, 595, 842]] * 3
 
 
 @pytest.mark.usefixtures("url")

@@ -13,18 +13,21 @@ _TEMPLATE = """\
 {%- block html_head_js_mermaidjs -%}{%- endblock -%}
 """
 
+#: Tag of the cells whose code the page leaves out: those of a page for people who do not program.
+WITHOUT_CODE = "remove_input"
 
-def write(notebook: Path, *, code: bool = True) -> Path:
-    """Path of the page, beside the notebook; without ``code`` only prose and results are shown."""
+
+def write(notebook: Path) -> Path:
+    """Path of the page, beside the notebook; of cells tagged `WITHOUT_CODE` only results."""
     from jinja2 import DictLoader
     from nbconvert import HTMLExporter
+    from traitlets.config import Config
 
+    removing = {"enabled": True, "remove_input_tags": {WITHOUT_CODE}}
     exporter = HTMLExporter(
+        config=Config(TagRemovePreprocessor=removing),
         extra_loaders=[DictLoader({"ml4ad.html.j2": _TEMPLATE})],
         template_file="ml4ad.html.j2",
-        exclude_input=not code,
-        exclude_input_prompt=not code,
-        exclude_output_prompt=not code,
         embed_images=True,
     )
     body, _ = exporter.from_filename(str(notebook))

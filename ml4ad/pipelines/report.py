@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +20,10 @@ if TYPE_CHECKING:
 
     from ml4ad.archive import Archive
 
-# An A4 page, in inches, and what fits on it.
+# An A4 page, in inches, what fits on it, and its margin and a figure's height as parts of it.
 _PAGE = (8.27, 11.69)
-_LINES, _LETTERS = 88, 110
+_LINES, _LETTERS = 88, 120
+_MARGIN, _TALLEST = 0.06, 0.42
 
 
 def summary(
@@ -67,12 +69,14 @@ def picture(archive: Archive, incident: Mapping[str, Any]) -> Figure:
     figure = NewFigure(figsize=(15, 4.2), layout="constrained")
     span = f"LS {first_ls}" if first_ls == last_ls else f"LS {first_ls} to {last_ls}"
     figure.suptitle(f"{stack.me.rsplit('/', 1)[-1]}, run {stack.run_number}, {span}", size="large")
+    unit = "mean" if stack.is_profile else "entries"
     panels = {"observed": seen, "reference": expected, "difference": seen - expected}
     for ax, (name, values) in zip(figure.subplots(1, 3), panels.items(), strict=True):
         ax.set_title(name, loc="left")
-        ax.set_xlabel(pictures.text_of(stack.axes[0].title))
+        ax.set_xlabel(pictures.text_of(stack.axes[0].title or "x (untitled in the file)"))
         if len(stack.axes) == 1:
             ax.stairs(values, stack.axes[0].edges, color="#3f90da")
+            ax.set_ylabel(f"{unit} per bin")
             continue
         flat = values if values.ndim == 2 else values.sum(axis=2)
         shades: dict[str, Any] = {"vmin": 0.0, "vmax": float(max(seen.max(), expected.max()))}
@@ -80,8 +84,9 @@ def picture(archive: Archive, incident: Mapping[str, Any]) -> Figure:
             most = float(np.abs(flat).max()) or 1.0
             shades = {"vmin": -most, "vmax": most, "cmap": "RdBu_r"}
         x, y = stack.axes[0].edges, stack.axes[1].edges
-        figure.colorbar(ax.pcolormesh(x, y, flat.T, rasterized=True, **shades), ax=ax)
-        ax.set_ylabel(pictures.text_of(stack.axes[1].title))
+        mesh = ax.pcolormesh(x, y, flat.T, rasterized=True, **shades)
+        figure.colorbar(mesh, ax=ax, label=f"{unit} per bin")
+        ax.set_ylabel(pictures.text_of(stack.axes[1].title or "y (untitled in the file)"))
     return figure
 
 
@@ -103,7 +108,7 @@ def entries(
 def pdf(
     path: str | Path, title: str, tables: Mapping[str, pd.DataFrame], figures: Sequence[Figure]
 ) -> Path:
-    """Path of the PDF: a page or more of tables, as text, then the figures, two to a page."""
+    """Path of the PDF: A4 pages of tables, as text, then of figures, as many as fit."""
     from matplotlib.backends.backend_pdf import PdfPages
     from matplotlib.figure import Figure as NewFigure
 
@@ -112,11 +117,36 @@ def pdf(
         for start in range(0, len(lines), _LINES):
             page = NewFigure(figsize=_PAGE)
             text = "\n".join(lines[start : start + _LINES])
-            page.text(0.06, 0.96, text, family="monospace", size=7, va="top", parse_math=False)
+            page.text(_MARGIN, 0.96, text, family="monospace", size=6.5, va="top", parse_math=False)
             pages.savefig(page)
-        for figure in figures:
-            pages.savefig(figure)
+        for page in _pages(figures):
+            pages.savefig(page)
     return Path(path)
+
+
+def _pages(figures: Sequence[Figure]) -> Iterator[Figure]:
+    """A4 pages with the figures one under the other."""
+    from matplotlib.figure import Figure as NewFigure
+    from matplotlib.image import imread
+
+    page, top = None, 0.0
+    for figure in figures:
+        drawn = BytesIO()
+        figure.savefig(drawn, format="png", dpi=150)
+        drawn.seek(0)
+        image = imread(drawn)
+        wide = (1 - 2 * _MARGIN) * image.shape[0] / image.shape[1] * _PAGE[0] / _PAGE[1]
+        height = min(wide, _TALLEST)
+        if page is None or top - height < _MARGIN:
+            if page is not None:
+                yield page
+            page, top = NewFigure(figsize=_PAGE, dpi=150), 1 - _MARGIN
+        ax = page.add_axes((_MARGIN, top - height, 1 - 2 * _MARGIN, height))
+        ax.imshow(image)
+        ax.set_axis_off()
+        top -= height + _MARGIN / 3
+    if page is not None:
+        yield page
 
 
 def _reference(archive: Archive, incident: Mapping[str, Any], stack: HistogramStack) -> Floats:
@@ -156,9 +186,19 @@ def _lines(title: str, tables: Mapping[str, pd.DataFrame]) -> Iterator[str]:
     yield from (title, "=" * len(title), "")
     for name, table in tables.items():
         yield from (name, "-" * len(name))
-        text = table.to_string(index=False) if len(table) else "none"
-        for line in text.splitlines():
-            yield from textwrap.wrap(
-                line, _LETTERS, subsequent_indent="    ", drop_whitespace=False
-            ) or [""]
+        yield from _rows(table) if len(table) else ["none"]
         yield ""
+
+
+def _rows(table: pd.DataFrame) -> list[str]:
+    """Lines of a table whose last column is broken where it would not fit."""
+    *first, last = table.columns
+    # A column beside the others, which gets what they leave.
+    rest = table[first].to_string(index=False).splitlines() if first else [""] * (len(table) + 1)
+    width = max(_LETTERS - max(map(len, rest)) - 2, 30)
+    lines: list[str] = []
+    for start, value in zip(rest, [last, *table[last]], strict=True):
+        broken = textwrap.wrap(str(value), width) or [""]
+        lines += [f"{start}  {broken[0]}"]
+        lines += [f"{'':{len(start)}}  {more}" for more in broken[1:]]
+    return lines
