@@ -137,12 +137,12 @@ def test_damaged_and_newer_files_are_refused(fitted, tmp_path):
         load(path)
     with _open(whole) as file:
         arrays = {name: file[name] for name in file.files}
-    newer = bytes(arrays["header"]).replace(b'"version": 1', b'"version": 9')
+    newer = bytes(arrays["header"]).replace(b'"version": 3', b'"version": 9')
     arrays["header"] = np.frombuffer(newer, dtype=np.uint8)
     np.savez(path, **arrays)
     with pytest.raises(ValueError, match="version 9"):
         load(path)
-    foreign = newer.replace(b'"version": 9', b'"version": 1').replace(
+    foreign = newer.replace(b'"version": 9', b'"version": 3').replace(
         b"NearestReference", b"os.system"
     )
     arrays["header"] = np.frombuffer(foreign, dtype=np.uint8)

@@ -387,7 +387,7 @@ def fitted(archive: Archive, model: ModelLike, me: str) -> Fitted:
     """Detector and calibration of one element, as they were stored.
 
     Raises KeyError if the model does not know the element, ValueError if it learned nothing of it,
-    or its bytes are damaged or of a newer version.
+    or its bytes are damaged or of another version.
     """
     chosen = get(archive, model)
     query = (

@@ -17,8 +17,8 @@ from sklearn.base import BaseEstimator
 from ml4ad.detect.base import Detector
 
 FORMAT = "ml4ad detector"
-#: 1: arrays and JSON. 2: also estimators of others, and classes that are not ours.
-FORMAT_VERSION = 2
+#: Changed whenever a detector needs what older files do not hold.
+FORMAT_VERSION = 3
 
 # What scikit-learn's own estimators are made of, beyond what skops trusts: bare arrays of nodes.
 # Damaged ones can at worst end the process; the file's checksums are verified before.
@@ -34,7 +34,7 @@ def write(detector: Detector, path: str | Path) -> None:
     """Write a detector to ``path``; ValueError if something in it cannot be kept."""
     arrays: dict[str, NDArray[Any]] = {}
     document = _described(detector, arrays)
-    header = {"format": FORMAT, "version": _needed(document), **document}
+    header = {"format": FORMAT, "version": FORMAT_VERSION, **document}
     text = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
     with Path(path).open("wb") as file:
         np.savez_compressed(file, header=text, **arrays)  # type: ignore[arg-type]
@@ -46,7 +46,7 @@ def load(path: str | Path) -> Detector:
     A class of your own must have been imported, or be of a module that the settings trust
     (``trusted_modules``); so must what its estimators are made of, unless it is scikit-learn's.
     Raises OSError if there is no such file, and ValueError if it is damaged, not a detector, of a
-    class that is not known here, or written by a newer version of this format.
+    class that is not known here, or written in another version of this format.
     """
     try:
         # numpy leaves a file open that it cannot read.
@@ -57,10 +57,10 @@ def load(path: str | Path) -> Detector:
         raise ValueError(f"{path}: damaged, or not a saved detector ({damage})") from damage
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise ValueError(f"{path}: not a saved detector")
-    if header.get("version") not in range(1, FORMAT_VERSION + 1):
+    if header.get("version") != FORMAT_VERSION:
         raise ValueError(
-            f"{path}: format version {header.get('version')}, this program reads up to "
-            f"{FORMAT_VERSION}"
+            f"{path}: format version {header.get('version')}, this program reads {FORMAT_VERSION}: "
+            "train the detector again, or use the program that wrote it"
         )
     try:
         return _restored(header, arrays)
@@ -80,15 +80,6 @@ def _described(detector: Detector, arrays: dict[str, NDArray[Any]]) -> dict[str,
         "params": _packed(detector.get_params(deep=False), "p", arrays),
         "learned": _packed(learned, "l", arrays),
     }
-
-
-def _needed(document: Any) -> int:
-    """Oldest version of the format that can hold this."""
-    if isinstance(document, dict):
-        if "skops" in document or ":" in str(document.get("class", "")):
-            return 2
-        return max(map(_needed, document.values()), default=1)
-    return max(map(_needed, document), default=1) if isinstance(document, list) else 1
 
 
 def _packed(value: Any, name: str, arrays: dict[str, NDArray[Any]]) -> Any:
