@@ -247,6 +247,18 @@ def test_the_pages_can_be_read_and_reached_with_the_keyboard(visit, scheme):
     assert len(visitor.page.evaluate(READABLE.read_text())) == 2
 
 
+def test_the_alarm_map_is_walked_with_arrow_keys(visit):
+    visitor = visit()
+    visitor.open("voila/render/shift.ipynb?run=3")
+    visitor.page.wait_for_function("location.search.includes('layer_1')")
+    visitor.page.wait_for_selector(".ml4ad-plot[tabindex]")
+    visitor.page.locator(".ml4ad-plot").first.focus()
+    visitor.page.keyboard.press("ArrowDown")
+    visitor.page.wait_for_function("location.search.includes('map')")
+    visitor.page.keyboard.press("ArrowUp")
+    visitor.page.wait_for_function("location.search.includes('layer_1')")
+
+
 def test_an_address_of_a_run_that_is_not_here_is_answered_in_a_sentence(visit):
     visitor = visit()
     visitor.open("voila/render/explore.ipynb?run=77")
