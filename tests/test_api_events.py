@@ -176,6 +176,7 @@ def test_what_cannot_be_resumed_is_refused_and_so_is_one_too_many(service, monke
         assert answer.status_code == 422, last
     assert service.get("api/v2/events", "nobody").status_code == 403
     monkeypatch.setattr(events, "MOST_LISTENERS", 1)
-    with listening(service):
-        refused = service.get("api/v2/events")
+    with listening(service) as first:
+        refused = service.get("api/v2/events", seconds=5)
+        assert first.lines
         assert (refused.status_code, refused.headers["Retry-After"]) == (503, "10")
