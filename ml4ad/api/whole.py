@@ -261,7 +261,7 @@ def written(
     own: Element,
     stacks: Iterator[HistogramStack],
     form: Format,
-    compression: Compression = "zstd",
+    compression: Compression = "lz4",
 ) -> Iterator[bytes]:
     """Bytes of the parts of a stack, in order; its columns are compressed, or not."""
     columns, sink = schema(own), _Sink()
