@@ -38,7 +38,7 @@ jsroot:
 
 # The tests that cmsdials publishes are in its source distribution only.
 cmsdials: env
-	@test -d .cmsdials || { $(BIN)/pip download --quiet --no-deps --no-binary :all: --dest .cmsdials cmsdials \
+	@ls -d .cmsdials/*/ >/dev/null 2>&1 || { $(BIN)/pip download --quiet --no-deps --no-binary :all: --dest .cmsdials cmsdials \
 	&& tar -xzf .cmsdials/cmsdials-*.tar.gz -C .cmsdials; } \
 	|| { rm -rf .cmsdials; echo "no source of cmsdials could be had: its own test-suite is skipped"; }
 
