@@ -49,8 +49,9 @@ chromium: env
 	|| $(BIN)/playwright install chromium \
 	|| echo "NO CHROMIUM could be had: browser tests are skipped (and fail in CI)"
 
+# Files are shared out to two processes, each with a PostgreSQL of its own.
 test: env jsroot chromium cmsdials
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 lint: env
 	$(BIN)/ruff format --check .

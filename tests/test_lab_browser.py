@@ -48,7 +48,7 @@ SHOWN = FLOW | (
 
 # Whether the notebook is there and its kernel waits for cells.
 READY = """() => {
-  const panel = jupyterapp.shell.currentWidget;
+  const panel = window.jupyterapp?.shell.currentWidget;
   const kernel = panel?.sessionContext?.session?.kernel;
   return panel?.context?.isReady && panel.sessionContext.isReady
     && kernel?.connectionStatus === 'connected' && kernel.status === 'idle';
@@ -147,6 +147,7 @@ def page(browser, lab):
 def run_all(page, lab, name):
     """Open a notebook, run all of its cells from the menu, and save it."""
     page.goto(f"{lab.address}lab/workspaces/{Path(name).stem}/tree/{name}.ipynb?token={TOKEN}")
+    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status='idle']")
     page.wait_for_function(READY)
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
