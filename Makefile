@@ -21,6 +21,7 @@ help:
 $(VENV)/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"Python 3.11 to 3.13 wanted, {sys.version.split()[0]} found; try make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
+	@echo "installing ml4ad and what it needs into $(VENV): some minutes, in silence"
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	@touch $@
 

@@ -188,8 +188,8 @@ def test_a_certificate_is_cut_by_lists_compared_and_downloaded(visit, archive, t
     saved.value.save_as(tmp_path / "saved.json")
     assert (tmp_path / "saved.json").read_text() == found.golden_json()
     # Without luminosities in the archive a cut on them certifies nothing, and says why.
-    page.get_by_label("Least lumi").fill("10")
-    page.get_by_label("Least lumi").press("Tab")
+    page.get_by_label("Least 1/ub").fill("10")
+    page.get_by_label("Least 1/ub").press("Tab")
     page.get_by_text("luminosity not known").first.wait_for()
     page.wait_for_function("location.search.includes('lumi=10')")
 

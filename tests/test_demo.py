@@ -1,6 +1,9 @@
 """The whole line once, on a small simulated detector."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
@@ -68,3 +71,29 @@ def test_a_fault_is_found_by_an_incident_of_its_run_time_and_element():
     assert found(first_ls=21) == [False]
     assert found(mes=["A/x"]) == [False]
     assert demo.compared(truth, pd.DataFrame()).found.tolist() == [False]
+
+
+def test_a_file_whose_path_tells_no_dataset_gets_the_one_that_is_given(archive, tmp_path, small14):
+    path = tmp_path / "file.root"
+    path.write_bytes(small14.read_bytes())
+    dataset = "/ZeroBias/Run2023C-v1/DQMIO"
+    done = demo.run(archive, tmp_path / "demo", files=[path], dataset=dataset, workers=1)
+    assert done.files.state.tolist() == ["PROCESSED"]
+    assert archive.datasets().dataset.tolist() == [dataset]
+
+
+def test_the_command_fails_with_the_reason_if_nothing_was_taken_in(database_url, tmp_path, small14):
+    path = tmp_path / "file.root"
+    path.write_bytes(small14.read_bytes())
+    command = [sys.executable, "-m", "ml4ad", "demo", "d", "--files", str(path), "--workers", "1"]
+    ended = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env=os.environ | {"ML4AD_DATABASE_URL": database_url},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert "the path tells no dataset" in ended.stdout
+    assert ended.stderr.splitlines()[-1].endswith("none of 1 files was taken in")

@@ -72,7 +72,7 @@ def certification(engine: sa.Engine, wanted: CertificationLike, kind: str | None
             asked = "the only one" if wanted is True else repr(wanted)
             raise KeyError(
                 f"{len(chosen)} stored {kind or 'certification'} lists are {asked}, and it is no "
-                f"file; stored: {there}"
+                f"file; stored: {there}; `ml4ad conditions load` stores one"
             )
         rows = connection.execute(
             sa.select(spans.c.run_number, spans.c.first_ls, spans.c.last_ls)

@@ -41,7 +41,7 @@ class Certify(page.Page):
         self.workspace = widgets.Dropdown(description="Workspace", options=[("all", "")])
         self.golden = widgets.Dropdown(description="Golden", options=[_NOTHING])
         self.dcs = widgets.Dropdown(description="DCS", options=[_NOTHING])
-        self.lumi = widgets.BoundedFloatText(description="Least lumi", min=0, max=1e12)
+        self.lumi = widgets.BoundedFloatText(description="Least 1/ub", min=0, max=1e12)
         self.part = widgets.BoundedFloatText(
             description="Assessed", min=0, max=1, step=0.05, value=1.0
         )

@@ -27,7 +27,7 @@ Part = list[tuple[int, int]]
 MOST_SHOWN = 12
 _VIEWS = {"histogram": "histogram", "lumisections": "LS by bin", "trend": "trend"}
 _NORMS = {
-    "none": "entries",
+    "none": "nothing",
     "area": "area",
     "luminosity": "recorded luminosity",
     "rate": "trigger rate",
@@ -79,7 +79,7 @@ class Explore(page.Page):
         )
         self.sums = widgets.ToggleButtons(
             options=[("sum of a range", "range"), ("one by one", "one"), ("several", "several")],
-            style={"button_width": "108px"},
+            style={"button_width": "122px"},
             tooltips=["All of a range together", "Step through them, or play", "Over each other"],
         )
         self.several = widgets.Text(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import logging
+import re
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import contextmanager
@@ -268,8 +269,9 @@ def table(frame: pd.DataFrame, links: Iterable[str] = ()) -> str:
 
 
 def empty(text: str, what_to_do: str = "") -> str:
-    """HTML of a page that has nothing to show, and of what to do."""
-    command = f"<p>{html.escape(what_to_do)}</p>" if what_to_do else ""
+    """HTML of a page that has nothing to show, and of what to do; `commands` stand out in it."""
+    said = re.sub(r"`([^`]*)`", r"<code>\1</code>", html.escape(what_to_do))
+    command = f"<p>{said}</p>" if what_to_do else ""
     return f'<div class="ml4ad-empty"><p><b>{html.escape(text)}</b></p>{command}</div>'
 
 

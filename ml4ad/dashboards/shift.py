@@ -269,7 +269,10 @@ class Shift(page.Page):
         self.strip.value = self._strip()
         self._show_verdicts()
         if self._board is None:
-            what = "no model is active" if not used else "its scores are not here yet"
+            what = "its scores are not here yet" if used else "no model is active"
+            trained = registry.models(self.archive, "training")["name"].tolist()
+            if trained and not used:
+                what += f" yet, {', '.join(trained)} is being trained"
             command = (
                 "Train one: `ml4ad train`, then `ml4ad models activate NAME`."
                 if not used
@@ -390,7 +393,8 @@ class Shift(page.Page):
             self.verdicts.value = "<h2>What people said</h2>Nothing yet of this run."
             return
         columns = ["said_at", "said_by", "verdict", "first_ls", "last_ls", "me", "why"]
-        shown = self._said[columns].iloc[::-1]
+        names = {"said_at": "when", "said_by": "who", "first_ls": "first LS", "last_ls": "last LS"}
+        shown = self._said[columns].iloc[::-1].rename(columns=names | {"me": "element"})
         self.verdicts.value = f"<h2>What people said</h2>{page.table(shown)}"
 
     def close(self) -> None:

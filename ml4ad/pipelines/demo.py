@@ -49,6 +49,7 @@ def run(
     folder: str | os.PathLike[str],
     *,
     files: Sequence[str | os.PathLike[str]] = (),
+    dataset: str | None = None,
     preset: str = "demo",
     seed: int = 1,
     workers: int = 2,
@@ -56,8 +57,8 @@ def run(
 ) -> Demo:
     """Simulate, index, ingest, train, score and draw; what was done before is not done again.
 
-    ``files`` are DQMIO files or folders of your own instead of simulated ones: these are ingested
-    and drawn, and trained on only if their conditions are known. ``say`` is told each step.
+    ``files`` are DQMIO files or folders of your own instead of simulated ones: these are ingested,
+    as of ``dataset`` if it is given, and drawn. ``say`` is told each step.
     Raises ValueError for an unknown preset, OSError if the folder cannot be written.
     """
     done = Demo(Path(folder))
@@ -71,7 +72,7 @@ def run(
         sources = [campaign / "store"]
     with cluster.client(settings.load(), workers=workers) as client:
         with _timed(done, "index", say):
-            found = list(ingest.index(archive, sources))
+            found = list(ingest.index(archive, sources, dataset=dataset))
         with _timed(done, "ingest", say):
             numbers = [f.file_id for f in found if f.file_id is not None]
             taken = list(ingest.ingest_parallel(archive, client, numbers))
