@@ -5,6 +5,7 @@ import shlex
 import subprocess
 import sys
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
 
 import nbformat
@@ -294,7 +295,7 @@ def test_a_run_that_was_thought_lost_lives_again(engine, written):
 
 def test_a_moment_of_a_job_has_one_run(engine, written):
     read = notebooks.read(written("1"))
-    origin = pipelines.Origin(job="hourly", planned_at="2024-05-01T10:00:00+00:00")
+    origin = pipelines.Origin(job="hourly", planned_at=datetime(2024, 5, 1, 10, tzinfo=UTC))
     records.begin(engine, read, {}, Path("runs"), origin)
     with pytest.raises(pipelines.AlreadyRunError, match="hourly"):
         records.begin(engine, read, {}, Path("runs"), origin)
