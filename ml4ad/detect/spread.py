@@ -39,7 +39,8 @@ def each(
 
     With a Dask client, workers open the archive by its URL; ``shared`` travels to each worker once.
     A worker that dies takes no other task along: what it was at is tried again elsewhere, and is an
-    error if that kills it too.
+    error if that kills it too. If all workers die at once, ``shared`` is lost with them: raises
+    `concurrent.futures.CancelledError`.
     """
     if client is None:
         for task in tasks:
