@@ -115,6 +115,9 @@ class Settings(BaseSettings):
     api_requests_per_s: PositiveFloat = Field(
         100, description="requests to the REST interface of one key, in the long run, per second"
     )
+    api_wrong_keys_per_minute: PositiveFloat = Field(
+        60, description="wrong keys and tokens from one address that the REST interface looks at"
+    )
     api_oidc_issuer: str | None = Field(
         None,
         description="login server whose bearer tokens REST takes, such as "

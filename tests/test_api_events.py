@@ -106,6 +106,16 @@ def test_what_happens_is_told_and_what_was_missed_is_sent_again(service, tmp_pat
         assert [what for _, what, _ in stream.take(2)] == ["file", "file"]
 
 
+def test_the_stream_is_described(service):
+    described = requests.get(service.url + "api/openapi.json", timeout=30).json()
+    own = described["paths"]["/api/v2/events"]["get"]
+    assert list(own["responses"]["200"]["content"]) == [events.MEDIA]
+    assert {"what", "seconds", "last-event-id", "workspace"} <= {
+        one["name"].lower() for one in own["parameters"]
+    }
+    assert {"403", "429", "503"} <= set(own["responses"])
+
+
 def test_a_workspace_is_told_of_its_own(service):
     archive = service.archive
     workspaces.put(archive.engine, Workspace("maps", ("*",), ("Ecal/",)))

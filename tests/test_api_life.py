@@ -106,8 +106,10 @@ def test_a_restart_of_the_database_is_survived(own_database, tmp_path):
             assert set(statuses(service)) == {200}
             assert server.stop(folder)
             assert set(statuses(service)) == {503}
-            told = service.get("api/v1/run/").json()
+            answer = service.get("api/v1/run/")
+            told = answer.json()
             assert told["code"] == "unavailable"
+            assert int(answer.headers["Retry-After"]) > 0
             assert str(folder) not in json.dumps(told)
             assert server.start(folder, durable=False) == url
             assert set(statuses(service)) == {200}

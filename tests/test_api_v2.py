@@ -1,6 +1,7 @@
 """What DIALS cannot do: whole stacks, exactly, and what was found in them."""
 
 import dataclasses
+import json
 import socket
 import time
 from contextlib import contextmanager
@@ -14,9 +15,10 @@ from scored_samples import DATASET, LINE, MAP, OTHER, histograms, judged, put
 from served import Service
 
 import ml4ad
-from ml4ad import HistogramStack, api, dqmio, ingest, workspaces
+from ml4ad import HistogramStack, api, conditions, dqmio, ingest, workspaces
 from ml4ad.api import watch, whole
 from ml4ad.api.watch import Gate
+from ml4ad.detect import registry
 from ml4ad.workspaces import Workspace
 
 
@@ -166,6 +168,123 @@ def test_a_verdict_is_kept_and_audited(scored):
     assert list(zip(audit.who, audit.status, strict=True)) == [
         *(("shift", 400), ("reader", 403), ("shift", 201))
     ]
+
+
+# -- conditions ----------------------------------------------------------------------------------
+
+
+def load(service, body, key=None, **params):
+    """What is answered to conditions that are sent; ``body`` is JSON unless it is a text."""
+    sent = body if isinstance(body, str | bytes) else json.dumps(body)
+    headers = {"X-CLIENT-SECRET": key or service.key}
+    url = service.url + "api/v2/conditions"
+    return requests.post(url, data=sent, params=params, headers=headers, timeout=30)
+
+
+def test_conditions_are_taken_in_and_read_back(scored):
+    key = api.create(scored.archive.engine, "loader", scope="write")
+    table = {
+        "run_number": [7, 7],
+        "ls_number": [1, 2],
+        "pileup": [31.5, None],
+        "vdm": ["a", "b\ud800\0"],
+    }
+    answer = load(scored, table, key)
+    assert answer.status_code == 200, answer.text
+    assert (answer.json()["n_lumisections"], answer.json()["n_runs"]) == (2, 0)
+    lumi = "run_number,ls_number,delivered_lumi\n7,2,1.5\n"
+    assert load(scored, lumi, key, lumi_unit="/nb").json()["n_lumisections"] == 1
+    rows = scored.get("api/v2/conditions", dataset=DATASET, run_number=7).json()
+    assert [(row["pileup"], row["delivered_lumi"], row["vdm"]) for row in rows[:3]] == [
+        *((31.5, None, "a"), (None, 1500.0, "b?"), (None, None, None))
+    ]
+    name = "Cert_Collisions2024_Golden.json"
+    assert load(scored, {"7": [[1, 3]]}, key, name=name).json()["certifications"] == [
+        "golden Cert_Collisions2024_Golden"
+    ]
+    assert load(scored, {"7": [[2, 3]]}, key, name="mine", kind="dcs").status_code == 200
+    good = scored.archive.good(DATASET, golden="Cert_Collisions2024_Golden", dcs="mine")
+    assert good.ls_number.tolist() == [2, 3]
+    sources = set(conditions.certifications(scored.archive.engine).source)
+    assert sources == {f"REST/loader/{name}", "REST/loader/mine"}
+    audit = api.audit(scored.archive.engine)
+    assert set(zip(audit.who, audit.action, audit.status, strict=True)) == {
+        ("loader", "conditions", 200)
+    }
+    assert [row["n_lumisections"] for row in audit.details] == [0, 0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("body", "params", "told"),
+    [
+        ([{"run_number": 7, "ls_number": 0}], {}, "row 0: ls_number is 0: want 1 to "),
+        ([{"run_number": 7, "ls_number": 1, "pileup": "x"}], {}, "'x': want a finite number"),
+        ([{"run_number": 7, "beams_stable": "maybe"}], {}, "'maybe': want true or false"),
+        ([{"lumisection": 7}], {}, "no column run_number, only ls_number"),
+        ({"7": [[3, 1]]}, {"kind": "golden"}, "[3, 1]: want 1 <= first <= last"),
+        ({"7": [[1, 3]]}, {}, "conditions: a certification, but of which kind? Say golden"),
+        ("", {}, "neither JSON nor CSV"),
+        ("{", {}, "not JSON"),
+        (b"\xff\xfe", {}, "not text"),
+        ('[{"run_number": 7, "era": "\\ud800"}]', {}, "'\\ud800': want text without NUL"),
+        ("[" * 100_000, {}, "not JSON"),
+    ],
+)
+def test_conditions_that_make_no_sense_are_refused_whole(scored, body, params, told):
+    answer = load(scored, body, **params)
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid"), answer.text
+    assert told in answer.json()["detail"]
+    assert len(answer.json()["detail"]) < 500
+    assert conditions.runs(scored.archive.engine).empty
+    assert conditions.certifications(scored.archive.engine).empty
+    assert api.audit(scored.archive.engine).status.tolist() == [400]
+
+
+def test_conditions_are_everybodys_and_no_workspace_changes_them(scored):
+    engine = scored.archive.engine
+    workspaces.put(engine, Workspace("all", ("*",), ("*",)))
+    narrow = api.create(engine, "narrow", scope="admin", workspace_names=["all"])
+    reader = api.create(engine, "reader")
+    body = [{"run_number": 7, "era": "F"}]
+    for key, status in ((narrow, 403), (reader, 403), ("ml4ad_nobody", 403), (scored.key, 200)):
+        assert load(scored, body, key).status_code == status
+    for params in ({"kind": "zip"}, {"lumi_unit": "/x"}, {"name": "../x"}, {"name": "x" * 201}):
+        assert load(scored, body, **params).status_code == 422
+    assert load(scored, b" " * (2 << 20)).status_code == 413
+
+
+def test_who_may_not_write_is_not_told_what_is_wrong_with_the_body(scored):
+    engine = scored.archive.engine
+    keys = {name: api.create(engine, name, scope=name) for name in ("read", "write")}
+    refused = {"detail": "Not allowed", "code": "not_allowed"}
+    for name, scope in (
+        *(("verdicts", "write"), ("conditions", "write"), ("score", "write")),
+        *(("index", "admin"), ("ingest", "admin")),
+    ):
+        below = ("read", "write")[: 1 + (scope == "admin")]
+        for key in (*(keys[one] for one in below), "ml4ad_x"):
+            for body in (b"", b"{", b'{"more": 1}'):
+                headers = {"X-CLIENT-SECRET": key}
+                url = f"{scored.url}api/v2/{name}"
+                answer = requests.post(url, data=body, headers=headers, timeout=30)
+                assert (answer.status_code, answer.json()) == (403, refused), (name, body)
+    told = api.audit(engine)
+    assert set(told.status) == {403}
+    assert set(zip(told.who, told.action, strict=True)) >= {("read", "verdict"), ("read", "index")}
+
+
+def test_without_an_active_model_the_answer_says_so(scored):
+    asked = {"dataset": DATASET, "run_number": 7}
+    assert "Note" not in scored.get("api/v2/scores", **asked).headers
+    assert "Note" not in scored.get("api/v2/scores", **{**asked, "run_number": 8}).headers
+    for model in registry.active(scored.archive):
+        registry.retire(scored.archive, model)
+    answer = scored.get("api/v2/scores", **asked)
+    assert (answer.json(), answer.headers["Note"]) == (
+        [],
+        "no model is active; model= names one of those before",
+    )
+    assert len(scored.get("api/v2/scores", **asked, model=str(model)).json()) == 10
 
 
 # -- tables --------------------------------------------------------------------------------------

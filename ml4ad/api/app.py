@@ -25,10 +25,12 @@ import ml4ad
 from ml4ad import settings
 from ml4ad.api import access, oidc, pages, rows
 from ml4ad.api.view import RefusedError, View, view
-from ml4ad.api.watch import WORKING, Gate, Metrics, Rate
+from ml4ad.api.watch import WORKING, Gate, Metrics, Rate, Wrong, network
 
 #: Bytes of a request's body that are taken at most.
 MOST_BODY = 1 << 20
+# Seconds after which it is worth asking again for what needs a service that is away.
+_AGAIN_S = 5
 
 _LOG = logging.getLogger("ml4ad.api")
 _PAGE = Path(__file__).with_name("page.html")
@@ -52,11 +54,11 @@ def application(engine: sa.Engine) -> FastAPI:
     configured = settings.load()
     app.state.tokens = oidc.Tokens(configured)
     app.state.rate = Rate(configured.api_requests_per_s)
+    app.state.wrong = Wrong(configured.api_wrong_keys_per_minute)
     app.state.metrics = Metrics()
     app.state.events = events.Events(engine)
-    for module in (listed, judged, outside, more, standing, started):
+    for module in (listed, judged, outside, more, standing, started, events):
         app.include_router(module.router, responses=rows.PROBLEMS)
-    app.include_router(events.router)
     app.add_api_route("/health", _health, include_in_schema=False)
     app.add_api_route("/metrics", _metrics, include_in_schema=False)
     app.add_api_route("/", _to_page, include_in_schema=False)
@@ -97,17 +99,35 @@ def caller(
     key, token = secret, None
     if key is None and bearer is not None:
         key = token = bearer.credentials.strip()
-    found = access.caller(request.app.state.engine, key) if key else None
-    if found is None and token is not None:
-        found = request.app.state.tokens.caller(token)
+    found = _known(request, key, token) if key else None
     if found is None:
         raise RefusedError("no valid key or token")
     request.state.who = found.name
-    wait_s = request.app.state.rate.wait_s(found.name)
+    _paced(request.app.state.rate.wait_s(found.name))
+    return found
+
+
+def _known(request: Request, key: str, token: str | None = None) -> access.Caller | None:
+    """Who a key or a token speaks for; HTTPException where too many wrong ones came from."""
+    state = request.app.state
+    origin = network(request.client.host if request.client else "")
+    request.state.refused = "too many wrong keys"
+    _paced(state.wrong.wait_s(origin, key))
+    request.state.refused = ""
+    found = access.caller(state.engine, key)
+    if found is None and token is not None:
+        found = state.tokens.caller(token)
+    if found is None:
+        state.wrong.wrong(origin)
+    else:
+        state.wrong.right(key)
+    return found
+
+
+def _paced(wait_s: float) -> None:
     if wait_s:
         headers = {"Retry-After": str(math.ceil(wait_s))}
         raise HTTPException(429, "Too many requests", headers=headers)
-    return found
 
 
 Who = Annotated[access.Caller, Depends(caller)]
@@ -136,7 +156,7 @@ async def _token(request: Request) -> Response:
         return pages.json(request, {"error": "unsupported_grant_type"}, 400)
     from starlette.concurrency import run_in_threadpool
 
-    if await run_in_threadpool(access.caller, request.app.state.engine, key) is None:
+    if await run_in_threadpool(_known, request, key) is None:
         request.state.refused = "no valid secret"
         # Not 403: a token endpoint answers so, and clients expect it (RFC 6749, 5.2).
         return pages.json(request, {"error": "invalid_client"}, 401)
@@ -197,7 +217,9 @@ async def _too_long(request: Request, error: Exception) -> Response:
 async def _unavailable(request: Request, error: Exception) -> Response:
     _LOG.error("unavailable: %s", error)
     detail = "A service that is needed does not answer; try again"
-    return pages.json(request, {"detail": detail, "code": "unavailable"}, 503)
+    answer = pages.json(request, {"detail": detail, "code": "unavailable"}, 503)
+    answer.headers["Retry-After"] = str(_AGAIN_S)
+    return answer
 
 
 async def _invalid(request: Request, error: Exception) -> Response:

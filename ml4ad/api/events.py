@@ -148,8 +148,11 @@ class Events:
 
 @router.get(
     LISTENING,
-    # A description cannot say that an answer does not end.
-    include_in_schema=False,
+    tags=["v2"],
+    response_class=Response,
+    responses={
+        200: {"description": "a stream", "content": {MEDIA: {"schema": {"type": "string"}}}}
+    },
 )
 async def events(
     request: Request,

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from ml4ad import verdict
-from ml4ad.api import filters, pages, shapes
+from ml4ad.api import bodies, filters, pages, shapes
 from ml4ad.api.app import Seen
 from ml4ad.api.filters import PathId, PathNumber, numbers
 from ml4ad.api.listed import one
@@ -334,8 +334,12 @@ def cert_json_of_address(
     return cert_json(request, seen, asked)
 
 
-@router.post("/ml-bad-lumisection/cert-json/")
-def cert_json(request: Request, seen: Seen, asked: shapes.Chosen) -> Response:
+@router.post("/ml-bad-lumisection/cert-json/", openapi_extra=bodies.described(shapes.Chosen))
+def cert_json(
+    request: Request,
+    seen: Seen,
+    asked: Annotated[shapes.Chosen, bodies.of(shapes.Chosen, bodies.SEEN)],
+) -> Response:
     """Alarms by run and lumisection: which model, which element, how strange."""
     answer: dict[str, dict[str, list[dict[str, Any]]]] = {
         str(number): {} for number in asked.run_number__in
@@ -374,8 +378,12 @@ def golden_json_of_address(
     return golden_json(request, seen, asked)
 
 
-@router.post("/ml-bad-lumisection/golden-json/")
-def golden_json(request: Request, seen: Seen, asked: shapes.Chosen) -> Response:
+@router.post("/ml-bad-lumisection/golden-json/", openapi_extra=bodies.described(shapes.Chosen))
+def golden_json(
+    request: Request,
+    seen: Seen,
+    asked: Annotated[shapes.Chosen, bodies.of(shapes.Chosen, bodies.SEEN)],
+) -> Response:
     """Good lumisections: all that the models learned was assessed, and nothing alarms.
 
     What people said counts. What was never scored is not good. A run without a good lumisection is

@@ -1,4 +1,4 @@
-"""``/api/v2/``: whole stacks, scores, incidents, verdicts, states, conditions."""
+"""``/api/v2/``: whole stacks, scores, incidents, states; conditions and verdicts, also new."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from ml4ad import conditions, detect, verdict, workspaces
-from ml4ad.api import access, pages, rows, tables, whole
+from ml4ad.api import access, bodies, pages, rows, tables, whole
 from ml4ad.api.app import Seen
 from ml4ad.api.tables import AskedTable
 from ml4ad.api.view import View
 from ml4ad.archive import Archive
+from ml4ad.conditions import files, names
+from ml4ad.detect import registry
 from ml4ad.store.scoring import VERDICTS
 
-router = APIRouter(prefix="/api/v2", tags=["v2"], responses=rows.PROBLEMS)
+router = APIRouter(prefix="/api/v2", tags=["v2"])
 
 _LARGEST = 2**63 - 1
 _PLAIN = r"^[^\x00]*$"
@@ -110,10 +112,17 @@ def scores(
     me: Glob = None,
     model: Glob = None,
 ) -> Response:
-    """Every lumisection of a run with its score, or the reason why there is none."""
+    """Every lumisection of a run with its score, or the reason why there is none.
+
+    Of the models that are active, unless one is named; where none is active there is no row, and
+    the header ``Note`` says so.
+    """
     archive, patterns = _known(seen, dataset)
     found = detect.scores(archive, run_number, me=me, dataset=dataset, model=model)
-    return tables.of_frame(request, found[_fits(found, patterns)], wanted)
+    answer = tables.of_frame(request, found[_fits(found, patterns)], wanted)
+    if found.empty and model is None and not registry.active(archive):
+        answer.headers["Note"] = "no model is active; model= names one of those before"
+    return answer
 
 
 @router.get("/incidents", response_model=list[rows.Incident], responses=tables.ARROW)
@@ -150,6 +159,63 @@ def conditions_(
     return tables.of_frame(request, found.reset_index(), wanted)
 
 
+class Loaded(BaseModel):
+    """Rows that were taken in."""
+
+    n_runs: int
+    n_lumisections: int
+    n_rates: int
+    n_flags: int
+    n_references: int
+    certifications: list[str]
+
+
+_LOADER = bodies.may("write", "conditions", everywhere=True)
+_CONDITIONS = {
+    "application/json": {
+        "schema": {"anyOf": [{"type": "object"}, {"type": "array", "items": {"type": "object"}}]}
+    },
+    "text/csv": {"schema": {"type": "string"}},
+}
+
+
+@router.post(
+    "/conditions",
+    response_model=Loaded,
+    openapi_extra={"requestBody": {"required": True, "content": _CONDITIONS}},
+)
+def load_conditions(
+    request: Request,
+    seen: Annotated[View, _LOADER],
+    content: Annotated[bytes, bodies.content(_LOADER)],
+    name: Annotated[
+        str,
+        Query(
+            pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$",
+            max_length=200,
+            description="what the file would be called; also the name of a certification",
+        ),
+    ] = "conditions",
+    kind: Annotated[files.Kind | None, Query(description="else the body and `name` tell")] = None,
+    lumi_unit: Annotated[names.Unit, Query(description="of luminosities in a table")] = "/pb",
+) -> Response:
+    """Take conditions in: JSON or CSV as `ml4ad conditions load` does, all of it or nothing.
+
+    Runs, lumisections, trigger rates, Run Registry's entries, or a certification. What is given
+    replaces what is stored of its run or lumisection, what is missing leaves it; a certification
+    replaces the one of its kind and name. They are everybody's: the key must be of no workspace.
+    """
+    details: dict[str, Any] = {"name": name, "kind": kind, "bytes": len(content)}
+    with access.noted(seen.engine, seen.caller.name, "conditions", details, done=200):
+        # The source by which it is stored, and what is wrong is told of.
+        source = f"REST/{seen.caller.name}/{name}"
+        found = files.parse(content, source, kind=kind, lumi_unit=lumi_unit)
+        loaded = conditions.load(seen, found)
+        kept = {column: getattr(loaded, column) for column in Loaded.model_fields}
+        details |= kept
+    return pages.json(request, kept)
+
+
 def _fits(found: pd.DataFrame, patterns: tuple[str, ...]) -> Any:
     names = {name: workspaces.fits(patterns, name) for name in found["me"].astype(str).unique()}
     return found["me"].astype(str).map(names).astype(bool)
@@ -169,12 +235,20 @@ def verdicts(
     return tables.of_frame(request, found[(found["me"] == "") | _fits(found, patterns)], wanted)
 
 
-@router.post("/verdicts", response_model=Kept, status_code=201)
-def say(request: Request, seen: Seen, said: Said) -> Response:
+_SPEAKER = bodies.may("write", "verdict")
+
+
+@router.post(
+    "/verdicts", response_model=Kept, status_code=201, openapi_extra=bodies.described(Said)
+)
+def say(
+    request: Request,
+    seen: Annotated[View, _SPEAKER],
+    said: Annotated[Said, bodies.of(Said, _SPEAKER)],
+) -> Response:
     """Say what lumisections are; kept for ever, and noted with the name of the key."""
     caller, details = seen.caller, said.model_dump(exclude={"why"})
     with access.noted(seen.engine, caller.name, "verdict", details, done=201):
-        seen.need("write")
         if said.dataset:
             _, patterns = _known(seen, said.dataset)
             if said.me and not workspaces.fits(patterns, said.me):

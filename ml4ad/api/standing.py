@@ -17,7 +17,7 @@ from ml4ad.store.schema import dataset as dataset_table
 from ml4ad.store.schema import file, lumisection, me, run
 from ml4ad.store.scoring import incident, score, verdict
 
-router = APIRouter(prefix="/api/v2", tags=["v2"], responses=rows.PROBLEMS)
+router = APIRouter(prefix="/api/v2", tags=["v2"])
 
 Name = Annotated[str | None, Query(min_length=1, max_length=1000)]
 Glob = Annotated[str | None, Query(max_length=1000, description="* and ? as in a shell")]

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, HTTPException, Path, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from ml4ad.api import access, pages, rows, tables
+from ml4ad.api import access, bodies, pages, rows, tables
 from ml4ad.api.app import Seen
 from ml4ad.api.tables import AskedTable
 from ml4ad.api.view import View
@@ -56,36 +56,66 @@ class Scoring(BaseModel):
     workers: int = Field(2, ge=0, le=64, description="local processes; 0: one alone")
 
 
+_INDEXER = bodies.may("admin", "index", everywhere=True)
+_INGESTER = bodies.may("admin", "ingest", everywhere=True)
+_SCORER = bodies.may("write", "score", everywhere=True)
 _ACCEPTED: dict[int | str, dict[str, Any]] = {
     409: {"model": rows.Problem, "description": "one is at work; Location says which"}
 }
 
 
-@router.post("/index", response_model=rows.PipelineRun, status_code=202, responses=_ACCEPTED)
-def index(request: Request, seen: Seen, wanted: Files) -> Response:
-    """Begin to note which files there are (scope `admin`); `Location` says how far it is."""
-    return _begun(request, seen, "index", wanted, scope="admin")
-
-
-@router.post("/ingest", response_model=rows.PipelineRun, status_code=202, responses=_ACCEPTED)
-def ingest(request: Request, seen: Seen, wanted: Ingestion) -> Response:
-    """Begin to take files in (scope `admin`); `Location` says how far it is."""
-    return _begun(request, seen, "ingest", wanted, scope="admin")
-
-
-@router.post("/score", response_model=rows.PipelineRun, status_code=202, responses=_ACCEPTED)
-def score(request: Request, seen: Seen, wanted: Scoring) -> Response:
-    """Begin to score runs (scope `write`); `Location` says how far it is."""
-    return _begun(request, seen, "score", wanted, scope="write")
-
-
-def _begun(
-    request: Request, seen: View, notebook: str, wanted: BaseModel, *, scope: str
+@router.post(
+    "/index",
+    response_model=rows.PipelineRun,
+    status_code=202,
+    responses=_ACCEPTED,
+    openapi_extra=bodies.described(Files),
+)
+def index(
+    request: Request,
+    seen: Annotated[View, _INDEXER],
+    wanted: Annotated[Files, bodies.of(Files, _INDEXER)],
 ) -> Response:
+    """Begin to note which files there are (scope `admin`); `Location` says how far it is."""
+    return _begun(request, seen, "index", wanted)
+
+
+@router.post(
+    "/ingest",
+    response_model=rows.PipelineRun,
+    status_code=202,
+    responses=_ACCEPTED,
+    openapi_extra=bodies.described(Ingestion),
+)
+def ingest(
+    request: Request,
+    seen: Annotated[View, _INGESTER],
+    wanted: Annotated[Ingestion, bodies.of(Ingestion, _INGESTER)],
+) -> Response:
+    """Begin to take files in (scope `admin`); `Location` says how far it is."""
+    return _begun(request, seen, "ingest", wanted)
+
+
+@router.post(
+    "/score",
+    response_model=rows.PipelineRun,
+    status_code=202,
+    responses=_ACCEPTED,
+    openapi_extra=bodies.described(Scoring),
+)
+def score(
+    request: Request,
+    seen: Annotated[View, _SCORER],
+    wanted: Annotated[Scoring, bodies.of(Scoring, _SCORER)],
+) -> Response:
+    """Begin to score runs (scope `write`); `Location` says how far it is."""
+    return _begun(request, seen, "score", wanted)
+
+
+def _begun(request: Request, seen: View, notebook: str, wanted: BaseModel) -> Response:
     given = wanted.model_dump(exclude_unset=True)
     job = f"api {notebook}"
     with access.noted(seen.engine, seen.caller.name, notebook, given, done=202):
-        seen.need(scope, everywhere=True)
         # Another process of the server is held off by the job's lock in the database.
         if not _BEGINNING[notebook].acquire(blocking=False):
             raise _at_work(request, notebook, None)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import ipaddress
 import threading
 import time
 from collections import OrderedDict
@@ -26,15 +28,15 @@ _SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
 class Rate:
-    """Requests of each caller: ``per_s`` in the long run, four seconds' worth at once."""
+    """Requests of each caller: ``per_s`` in the long run, ``most`` or 4 seconds' worth at once."""
 
-    def __init__(self, per_s: float) -> None:
-        self._per_s, self._most = per_s, max(1.0, 4 * per_s)
+    def __init__(self, per_s: float, most: float | None = None) -> None:
+        self._per_s, self._most = per_s, max(1.0, 4 * per_s if most is None else most)
         self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def wait_s(self, who: str, now: float | None = None) -> float:
-        """0 if the caller may go on, else the seconds until that is so.
+    def wait_s(self, who: str, now: float | None = None, *, taken: int = 1) -> float:
+        """0 if the caller may go on, else the seconds until that is so; ``taken`` 0 only looks.
 
         >>> rate = Rate(1)
         >>> [rate.wait_s("a", now=7.0) for _ in range(5)]
@@ -47,10 +49,72 @@ class Rate:
             left, before = self._left.pop(who, (self._most, at))
             left = min(self._most, left + (at - before) * self._per_s)
             allowed = left >= 1
-            self._left[who] = (left - 1 if allowed else left, at)
+            self._left[who] = (left - taken if allowed else left, at)
             if len(self._left) > _CALLERS:
                 self._left.popitem(last=False)
         return 0.0 if allowed else (1 - left) / self._per_s
+
+
+class Wrong:
+    """Wrong keys and tokens of each network: ``per_minute`` are looked at, and no more.
+
+    Whoever was let in before is not kept waiting by others behind the same address.
+    """
+
+    def __init__(self, per_minute: float) -> None:
+        self._rate = Rate(per_minute / 60, per_minute)
+        self._right: OrderedDict[bytes, None] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def wait_s(self, network: str, key: str, now: float | None = None) -> float:
+        """0 if a key is to be looked at, else the seconds until that is so.
+
+        >>> wrong = Wrong(2)
+        >>> wrong.right("mine")
+        >>> wrong.wrong("10.0.0.1", now=7.0), wrong.wrong("10.0.0.1", now=7.0)
+        (None, None)
+        >>> [wrong.wait_s("10.0.0.1", key, now=7.0) for key in ("guess", "mine")]
+        [30.0, 0.0]
+        >>> wrong.wait_s("10.0.0.2", "guess", now=7.0), wrong.wait_s("10.0.0.1", "guess", now=37.0)
+        (0.0, 0.0)
+        """
+        with self._lock:
+            if _digest(key) in self._right:
+                return 0.0
+        return self._rate.wait_s(network, now, taken=0)
+
+    def wrong(self, network: str, now: float | None = None) -> None:
+        """A key that was looked at let nobody in."""
+        self._rate.wait_s(network, now)
+
+    def right(self, key: str) -> None:
+        """A key let somebody in."""
+        with self._lock:
+            self._right[_digest(key)] = None
+            self._right.move_to_end(_digest(key))
+            if len(self._right) > _CALLERS:
+                self._right.popitem(last=False)
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode(errors="surrogatepass")).digest()
+
+
+def network(address: str) -> str:
+    """What one host is given: its address, or of IPv6 the first half.
+
+    >>> network("192.0.2.7"), network("2001:db8:1:2:3:4:5:6"), network("::ffff:192.0.2.7")
+    ('192.0.2.7', '2001:db8:1:2::', '192.0.2.7')
+    """
+    try:
+        own = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(own, ipaddress.IPv4Address):
+        return str(own)
+    if own.ipv4_mapped is not None:
+        return str(own.ipv4_mapped)
+    return str(ipaddress.IPv6Network((own, 64), strict=False).network_address)
 
 
 class Metrics:

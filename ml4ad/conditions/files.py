@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,8 @@ from ml4ad.conditions import names, ranges, record
 from ml4ad.conditions.record import CERTIFICATION_KINDS, Certification, Conditions
 
 #: What a file may be said to be; without it, the file itself says.
-KINDS = ("table", "brilcalc", "runregistry", *CERTIFICATION_KINDS)
+Kind = Literal["table", "brilcalc", "runregistry", "golden", "muon", "dcs", "bad"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 # In this order: "Cert_..._Muon.json" is no golden JSON, "DCSOnly" none of both.
 _KIND_IN_NAME = (
@@ -40,10 +41,21 @@ def read(
     table's luminosities.
     Raises OSError, or ValueError naming the file and what is wrong in it.
     """
+    return parse(Path(path).read_bytes(), path, kind=kind, name=name, lumi_unit=lumi_unit)
+
+
+def parse(
+    content: bytes,
+    path: str | Path,
+    *,
+    kind: str | None = None,
+    name: str | None = None,
+    lumi_unit: str = "/pb",
+) -> Conditions:
+    """Conditions in what a file of this path holds, or would; see `read`."""
     path = Path(path)
     if kind is not None and kind not in KINDS:
         raise ValueError(f"kind {kind!r}: want one of {', '.join(KINDS)}")
-    content = path.read_bytes()
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -19,6 +19,7 @@ ColumnType = Literal["integer", "number", "flag", "text", "time"]
 UB_PER_PB = 1e6
 #: Unit as brilcalc writes it in its header -> 1/ub.
 UNITS = {"/mb": 1e-3, "/ub": 1.0, "/nb": 1e3, "/pb": UB_PER_PB, "/fb": 1e9, "/ab": 1e12}
+Unit = Literal["/mb", "/ub", "/nb", "/pb", "/fb", "/ab"]
 
 _SQL_TYPES: dict[type, ColumnType] = {
     BigInteger: "integer",

@@ -350,8 +350,8 @@ def _flags(column: pd.Series[Any], where: str) -> pd.Series[Any]:
 
 def _texts(column: pd.Series[Any], where: str) -> pd.Series[Any]:
     for row, value in column.items():
-        if isinstance(value, str) and "\0" in value:
-            raise _refuse(where, row, value, "text without NUL")
+        if isinstance(value, str) and re.search("[\0\ud800-\udfff]", value):
+            raise _refuse(where, row, value, "text without NUL and halves of characters")
     # "None" or "NA" may be somebody's name.
     found = [None if pd.isna(value) else str(value).strip() or None for value in column]
     return pd.Series(found, index=column.index, dtype=object)

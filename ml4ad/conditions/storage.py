@@ -80,7 +80,7 @@ def _with_extra(
     keys = set(frame.index.names)
     known = [name for name in named.columns if name in columns or name in keys]
     others = {
-        str(name).replace("\0", ""): [_jsonable(value) for value in named[name]]
+        _text(str(name)): [_jsonable(value) for value in named[name]]
         for name in named.columns
         if name not in known
     }
@@ -99,15 +99,19 @@ def _jsonable(value: Any) -> Any:
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, Mapping):
-        return {str(key).replace("\0", ""): _jsonable(own) for key, own in value.items()}
+        return {_text(str(key)): _jsonable(own) for key, own in value.items()}
     if isinstance(value, list | tuple):
         return [_jsonable(own) for own in value]
     if pd.isna(value) or value in (float("inf"), float("-inf")):
         return None
     if isinstance(value, pd.Timestamp):
         return value.isoformat()
-    # PostgreSQL's text holds everything but NUL.
-    return value.replace("\0", "") if isinstance(value, str) else value
+    return _text(value) if isinstance(value, str) else value
+
+
+def _text(value: str) -> str:
+    # PostgreSQL's text holds everything but NUL and halves of characters.
+    return value.replace("\0", "").encode("utf-8", "replace").decode()
 
 
 def _plain_columns(frame: pd.DataFrame) -> dict[str, list[Any]]:
