@@ -9,6 +9,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
+import processes
 import pytest
 import requests
 from scored_samples import MAP, good_runs, histograms, put
@@ -24,16 +25,13 @@ def process(url):
     """`ml4ad api` as a process of its own: its address, and the process."""
     environment = {**os.environ, "ML4AD_DATABASE_URL": url}
     command = [sys.executable, "-m", "ml4ad", "api", "--port", "0"]
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as running:
-        try:
-            address = None
-            while address is None:
-                line = running.stderr.readline()
-                assert line, "it ended"
-                address = re.search(r"http://127\.0\.0\.1:\d+", line)
-            yield address[0], running
-        finally:
-            running.kill()
+    with processes.started(command, env=environment, stderr=subprocess.PIPE, text=True) as running:
+        address = None
+        while address is None:
+            line = running.stderr.readline()
+            assert line, "it ended"
+            address = re.search(r"http://127\.0\.0\.1:\d+", line)
+        yield address[0], running
 
 
 def test_it_starts_on_an_empty_database_and_stops_when_told(empty_database_url):

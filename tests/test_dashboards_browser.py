@@ -1,7 +1,6 @@
 """A real server, a real browser: what a person sees. Nothing may be asked of another host."""
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
+import processes
 import pytest
 import scored_samples as samples
 import sqlalchemy as sa
@@ -73,28 +73,16 @@ def address(archive, home):
     """Where `ml4ad dashboards` serves, behind a prefix as of a hub; without the token."""
     command = [sys.executable, "-m", "ml4ad", "dashboards", "--port", "0", "--no-browser"]
     command += ["--base-url", "/user/me/", "--token", TOKEN]
-    log = (home / "log").open("w")
     environment = os.environ | {"ML4AD_DATABASE_URL": archive.url, "HOME": str(home)}
-    server = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=log,
-        text=True,
-        env=environment,
-        start_new_session=True,
-    )
-    line = server.stdout.readline()
-    assert line.startswith("dashboards: http"), (home / "log").read_text()
-    yield line.split(": ", 1)[1].split("?")[0].strip()
-    server.terminate()
-    try:
-        server.wait(30)
-    finally:
-        if server.poll() is None:
-            os.killpg(server.pid, signal.SIGKILL)
-            server.wait()
-        server.stdout.close()
-        log.close()
+    with (
+        (home / "log").open("w") as log,
+        processes.started(
+            command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment
+        ) as server,
+    ):
+        line = server.stdout.readline()
+        assert line.startswith("dashboards: http"), (home / "log").read_text()
+        yield line.split(": ", 1)[1].split("?")[0].strip()
 
 
 class Visitor:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import httpx
 import jupyter_core.paths
+import processes
 import pytest
 from click.testing import CliRunner
 from jupyter_client.kernelspec import KernelSpecManager
@@ -141,18 +142,16 @@ def test_jupyterlab_opens_with_the_kernel_first(home):
     ]
     line, variables = kernels.lab(ROOT / "notebooks", more)
     log = home / "log"
-    with log.open("w") as stderr:
-        server = subprocess.Popen(line, env=variables, stderr=stderr, stdout=stderr)
-    try:
+    with (
+        log.open("w") as told,
+        processes.started(line, env=variables, stdout=told, stderr=told) as server,
+    ):
         wait_until_running(server, log)
         headers = {"Authorization": "token of-the-test"}
         transport = httpx.HTTPTransport(uds=str(socket))
         with httpx.Client(transport=transport, headers=headers, timeout=60) as client:
             answer = client.get("http://localhost/api/kernelspecs")
             page = client.get("http://localhost/lab")
-    finally:
-        server.terminate()
-        server.wait(60)
     specs = answer.json()
     assert specs["default"] == "ml4ad"
     assert specs["kernelspecs"]["ml4ad"]["spec"]["display_name"] == "ml4ad"

@@ -2,7 +2,6 @@
 
 import os
 import re
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -10,6 +9,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import nbformat
+import processes
 import pytest
 from campaign_samples import DATASET, LINE, MAP
 from papermill.iorw import load_notebook_node
@@ -105,22 +105,15 @@ def lab(work, campaign_copy, tmp_path_factory):
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("JUPYTER", "XDG", "ML4AD"))}
     log = home / "log"
     with campaign_copy() as url, log.open("w") as told:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "ml4ad", "lab", str(work), *options],
-            env=clean
-            | {"HOME": str(home), "JUPYTER_RUNTIME_DIR": str(home / "runtime")}
-            | {"ML4AD_DATABASE_URL": url, "ML4AD_DATA_DIR": str(home / "data")},
-            stdout=told,
-            stderr=told,
-        )
-        try:
+        environment = clean | {"HOME": str(home), "JUPYTER_RUNTIME_DIR": str(home / "runtime")}
+        environment |= {"ML4AD_DATABASE_URL": url, "ML4AD_DATA_DIR": str(home / "data")}
+        command = [sys.executable, "-m", "ml4ad", "lab", str(work), *options]
+        # Told to end while it answers a page, JupyterLab waits for a thread of AnyIO for ever.
+        with processes.started(command, env=environment, stdout=told, stderr=told) as server:
             while not (place := re.search(r"http://127\.0\.0\.1:\d+/", log.read_text())):
                 assert server.poll() is None, log.read_text()
                 time.sleep(0.1)
             yield Lab(place[0])
-        finally:
-            server.terminate()
-            server.wait(60)
 
 
 @pytest.fixture

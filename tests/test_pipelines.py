@@ -2,13 +2,14 @@ import itertools
 import os
 import re
 import shlex
-import subprocess
 import sys
 import threading
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 import nbformat
+import processes
 import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner
@@ -207,7 +208,8 @@ def test_what_a_dead_kernel_started_is_ended_too(engine, written):
 
 def test_a_run_that_takes_too_long_is_ended_and_reported_as_that(engine, written):
     path = written("import time", "time.sleep(60)")
-    with pytest.raises(pipelines.RunError, match=r"overtime: In \[3\]: longer than 1.5 s"):
+    # Where the machine is busy, the kernel itself may not be there in time.
+    with pytest.raises(pipelines.RunError, match=r"overtime: In \[[0-3]\]: longer than 1.5 s"):
         pipelines.run(path, timeout_s=1.5)
     (record,) = records.recent(engine)
     assert record.state is RunState.OVERTIME
@@ -232,17 +234,16 @@ def test_several_start_at_once_and_do_not_trip(written, database_url):
     }
 
 
-def start(path, tmp_path):
-    """A run in a process of its own, when its cell is at work."""
+@contextmanager
+def at_work(path, tmp_path):
+    """A run in a process of its own, when its cell is at work: with its kernel and its errors."""
     program = f"from ml4ad import pipelines; pipelines.run({str(path)!r})"
     errors = tmp_path / "stderr"
-    with errors.open("w") as stderr:
-        process = subprocess.Popen(
-            [sys.executable, "-c", program], stderr=stderr, start_new_session=True
-        )
-    with (tmp_path / "fifo").open() as fifo:
-        kernel = int(fifo.readline())
-    return process, kernel, errors
+    command = [sys.executable, "-c", program]
+    with errors.open("w") as told, processes.started(command, stderr=told) as process:
+        with (tmp_path / "fifo").open() as fifo:
+            kernel = int(fifo.readline())
+        yield process, kernel, errors
 
 
 @pytest.fixture
@@ -253,9 +254,9 @@ def busy(written, tmp_path):
 
 
 def test_terminated_from_outside_the_record_says_so(engine, busy, tmp_path):
-    process, _, errors = start(busy, tmp_path)
-    process.terminate()
-    assert process.wait(60) == 1
+    with at_work(busy, tmp_path) as (process, _, errors):
+        process.terminate()
+        assert process.wait(60) == 1
     assert "RunError" in errors.read_text()
     (record,) = records.recent(engine)
     assert record.state is RunState.STOPPED
@@ -263,9 +264,9 @@ def test_terminated_from_outside_the_record_says_so(engine, busy, tmp_path):
 
 
 def test_killed_in_the_middle_it_is_lost_and_its_kernel_ends(engine, busy, tmp_path, monkeypatch):
-    process, kernel, _ = start(busy, tmp_path)
-    process.kill()
-    process.wait(60)
+    with at_work(busy, tmp_path) as (process, kernel, _):
+        process.kill()
+        process.wait(60)
     (record,) = records.recent(engine)
     assert record.state is RunState.RUNNING
     monkeypatch.setattr(records, "SILENT_S", 0.0)

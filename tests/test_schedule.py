@@ -10,6 +10,7 @@ from pathlib import Path
 
 import kubernetes_validate
 import nbformat
+import processes
 import pytest
 from apscheduler.triggers.cron import CronTrigger
 from click.testing import CliRunner
@@ -428,7 +429,7 @@ def test_a_job_that_is_at_it_elsewhere_is_refused(engine, notebook):
 
 
 def started(*words):
-    return subprocess.Popen(
+    return processes.started(
         [sys.executable, "-m", "ml4ad", *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -439,14 +440,15 @@ def started(*words):
 @pytest.mark.slow
 def test_two_machines_with_the_same_crontab_run_a_moment_once(engine, notebook):
     line = elsewhere.command(schedule.Job("own", (notebook,), Cron("@yearly")))[1:]
-    at_once = [started(*line), started(*line)]
-    said = [process.communicate(timeout=300)[0] for process in at_once]
+    with started(*line) as first, started(*line) as second:
+        said = [process.communicate(timeout=300)[0] for process in (first, second)]
     (record,) = records.recent(engine, job="own")
     assert record.state is RunState.DONE
     assert (record.planned_at.month, record.planned_at.day) == (1, 1)
     assert sum(text.startswith(f"run {record.pipeline_run_id} of own: done") for text in said) == 1
-    later = started(*line)
-    assert f"is run {record.pipeline_run_id} of own: done, on " in later.communicate(timeout=300)[0]
+    with started(*line) as later:
+        said = later.communicate(timeout=300)[0]
+    assert f"is run {record.pipeline_run_id} of own: done, on " in said
     assert later.returncode == 0
     assert records.recent(engine, job="own") == [record]
 
@@ -469,20 +471,16 @@ def test_a_second_keeper_is_told_of_the_first_and_follows_when_that_is_killed(tm
     path = tmp_path / "schedule.toml"
     schedule.add(path, schedule.Job("own", (notebook,), Cron("@yearly")))
     keeping = ("schedule", "--file", str(path), "run")
-    first = started(*keeping)
-    try:
+    with started(*keeping) as first:
         assert first.stdout.readline().startswith("own: next at")
-        second = started(*keeping)
-        said = second.communicate(timeout=300)[0]
+        with started(*keeping) as second:
+            said = second.communicate(timeout=300)[0]
         assert second.returncode == 1
         assert re.search(rf"kept already: ml4ad schedule on .*, process {first.pid}", said)
-    finally:
         first.kill()
-        first.communicate()
-    third = started(*keeping)
-    try:
+        first.wait()
+    with started(*keeping) as third:
         assert third.stdout.readline().startswith("own: next at")
-    finally:
         third.terminate()
         third.communicate(timeout=300)
     assert third.returncode == 0
