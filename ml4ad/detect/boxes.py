@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from functools import lru_cache
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ml4ad.stack import Floats
 
-_SMALLEST = 1e-3
+#: Counts below which nothing is expected.
+SMALLEST = np.float32(1e-3)
+#: `squares` are at least so many times less than those of `pulls` up to `FAR` times the expected.
+SLACK, FAR = 1.35, 9.0
 
 #: First bin and the one after the last, in x and in y.
 Box: TypeAlias = tuple[int, int, int, int]
+Reals: TypeAlias = NDArray[np.floating[Any]]
+Singles: TypeAlias = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -33,23 +39,28 @@ class Boxes:
             out.append(first if first[-1] == last else np.append(first, last))
         return out[0], out[1]
 
-    def sums(self, integral: Floats) -> Floats:
+    def sums(self, integral: Floats) -> Singles:
         """Sums in every box, ``(n, n_x, n_y)``, from `integral_image` ``(n, nx + 1, ny + 1)``."""
-        x, y = self.starts((integral.shape[1] - 1, integral.shape[2] - 1))
-        dx, dy = self.size
-        sx, sy = _slice(x), _slice(y)
-        ex, ey = _slice(x + dx), _slice(y + dy)
+        sx, ex, sy, ey = _corners(self, (integral.shape[1] - 1, integral.shape[2] - 1))
         across = integral[:, ex, :] - integral[:, sx, :]
-        return across[:, :, ey] - across[:, :, sy]
+        return np.subtract(across[:, :, ey], across[:, :, sy]).astype(np.float32)
 
 
-def _slice(index: NDArray[np.intp]) -> slice | NDArray[np.intp]:
-    # A slice is a view where an index array is a copy.
-    steps = np.diff(index)
-    if len(index) == 1 or (steps == steps[0]).all():
-        step = int(steps[0]) if len(index) > 1 else 1
-        return slice(int(index[0]), int(index[-1]) + 1, step)
-    return index
+#: Positions along an axis: a slice is a view where an index array is a copy.
+_Positions: TypeAlias = slice | NDArray[np.intp]
+
+
+@lru_cache(maxsize=1000)
+def _corners(boxes: Boxes, shape: tuple[int, int]) -> tuple[_Positions, ...]:
+    """Where the boxes begin and end, in x and in y."""
+    out: list[_Positions] = []
+    for first, size in zip(boxes.starts(shape), boxes.size, strict=True):
+        for index in (first, first + size):
+            steps = np.diff(index)
+            step = int(steps[0]) if len(steps) else 1
+            even = bool((steps == step).all())
+            out.append(slice(int(index[0]), int(index[-1]) + 1, step) if even else index)
+    return tuple(out)
 
 
 def plane(shape: Sequence[int]) -> tuple[int, int]:
@@ -112,7 +123,7 @@ def running(maps: Floats, window: int) -> Floats:
     return out
 
 
-def pulls(observed: Floats, expected: Floats) -> NDArray[np.float32]:
+def pulls(observed: Reals, expected: Reals) -> Singles:
     """Signed root of the Poisson likelihood ratio: normal with width 1, low is negative.
 
     Source: T.-P. Li and Y.-Q. Ma, ApJ 272 (1983) 317, with the background known.
@@ -121,30 +132,47 @@ def pulls(observed: Floats, expected: Floats) -> NDArray[np.float32]:
     array([-6.32,  0.  ,  0.98], dtype=float32)
     """
     excess = (observed - expected).astype(np.float32)
-    mean = np.maximum(expected.astype(np.float32), np.float32(_SMALLEST))
-    excess /= mean
+    mean = np.maximum(expected.astype(np.float32), SMALLEST)
+    relative = excess / mean
     # Less than nothing comes from rounding of integral images only.
-    ratio = np.maximum(excess + np.float32(1), np.float32(1e-12))
+    ratio = np.maximum(relative + np.float32(1), np.float32(1e-12))
     likelihood = np.log(ratio)
     likelihood *= ratio
-    likelihood -= excess
-    # Close to 1 the difference cancels in single precision, a series does not.
-    series = excess * np.float32(-1 / 6)
-    series += np.float32(0.5)
-    series *= excess
-    series *= excess
-    np.copyto(likelihood, series, where=np.abs(excess) < np.float32(0.03))
+    likelihood -= relative
     likelihood *= mean
     likelihood *= np.float32(2)
-    np.maximum(likelihood, np.float32(0), out=likelihood)
+    # Close to 1 the difference cancels in single precision: it lies between these.
+    least = squares(observed, expected)
+    relative *= relative
+    relative *= np.float32(1 / 3)
+    relative += np.float32(1)
+    relative *= least
+    np.minimum(likelihood, relative, out=likelihood)
+    np.maximum(likelihood, least, out=likelihood)
     return np.copysign(np.sqrt(likelihood, out=likelihood), excess)
+
+
+def squares(observed: Reals, expected: Reals) -> Singles:
+    """Squares of pulls by Bernstein's bound: never above those of `pulls`, and cheaper.
+
+    ``d**2 / (m + d / 3)``; source: Boucheron et al., Concentration Inequalities (2013), ch. 2.
+
+    >>> squares(np.array([0.0, 110.0]), np.array([20.0, 100.0])).round(2)
+    array([30.  ,  0.97], dtype=float32)
+    """
+    excess = (observed - expected).astype(np.float32)
+    variance = excess * np.float32(1 / 3)
+    variance += np.maximum(expected.astype(np.float32), SMALLEST)
+    excess *= excess
+    excess /= variance
+    return excess
 
 
 def refined(
     observed: Floats,
     expected: Floats,
     box: Box,
-    pull_of: Callable[[Floats, Floats], NDArray[np.float32]] = pulls,
+    pull_of: Callable[[Reals, Reals], Singles] = pulls,
 ) -> Box:
     """Box grown and shrunk at its edges while that makes it stranger: (x0, x1, y0, y1).
 
@@ -154,7 +182,7 @@ def refined(
     nx, ny = observed.shape
     seen, wanted = (integral_image(m[None])[0] for m in (observed, expected))
 
-    def pull(candidates: NDArray[np.intp]) -> NDArray[np.float32]:
+    def pull(candidates: NDArray[np.intp]) -> Singles:
         x0, x1, y0, y1 = candidates.T
         sums = [m[x1, y1] - m[x0, y1] - m[x1, y0] + m[x0, y0] for m in (seen, wanted)]
         return pull_of(sums[0], sums[1])

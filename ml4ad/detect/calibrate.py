@@ -73,9 +73,7 @@ class Tail:
 
     def log_p(self, scores: ArrayLike) -> Floats:
         """Natural logarithm of the p-value of each score, right far into the tail."""
-        y = (np.asarray(scores, dtype=np.float64) - self.location) / self.width
-        with np.errstate(over="ignore"):
-            return np.where(y > 30, -y, np.log(-np.expm1(-np.exp(-np.minimum(y, 30)))))
+        return gumbel_log_p(scores, self.location, self.width)
 
     def p_values(self, scores: ArrayLike) -> Floats:
         """Probability of a good lumisection to score as high; NaN stays NaN."""
@@ -84,6 +82,13 @@ class Tail:
     def threshold(self, p: float) -> float:
         """Score whose p-value is ``p``."""
         return self.location - self.width * float(np.log(-np.log1p(-p)))
+
+
+def gumbel_log_p(scores: ArrayLike, location: Floats | float, width: Floats | float) -> Floats:
+    """Natural logarithm of the p-values of `Tail`, of many tails at once by broadcasting."""
+    y = (np.asarray(scores, dtype=np.float64) - location) / width
+    with np.errstate(over="ignore"):
+        return np.where(y > 30, -y, np.log(-np.expm1(-np.exp(-np.minimum(y, 30)))))
 
 
 def harmonic_mean(log_p: ArrayLike, axis: int = 0) -> Floats:

@@ -255,13 +255,21 @@ class NearestReference(Detector):
         order = np.argsort(nearest, axis=1, kind="stable")[:, : self.n_runs]
         best = np.take_along_axis(best, order, axis=1)
         nearest = np.take_along_axis(nearest, order, axis=1)
-        first = best[:, 0]
-        exact = ((points - known[first]) ** 2).sum(axis=1)
+        away = points[:, None] - known[best]
+        gram = away @ away.transpose(0, 2, 1)
+        exact = gram[:, 0, 0].copy()
         exact[~np.isfinite(nearest[:, 0])] = np.inf
-        out = _Match(exact, first.copy(), first.copy(), np.zeros(len(best)))
-        for i in range(best.shape[1]):
-            for j in range(i):
-                _mix(out, points, known, best[:, j], best[:, i], np.isfinite(nearest[:, i]))
+        out = _Match(exact, best[:, 0].copy(), best[:, 0].copy(), np.zeros(len(best)))
+        for j in range(best.shape[1]):
+            for i in range(j):
+                # The nearest point of the line between two references, seen from the first.
+                along = gram[:, i, i] - gram[:, i, j]
+                length = np.maximum(along + gram[:, j, j] - gram[:, i, j], 1e-30)
+                share = np.clip(along / length, 0, 1)
+                square = np.maximum(gram[:, i, i] - share * (2 * along - share * length), 0)
+                nearer = np.isfinite(nearest[:, j]) & (square < out.squared)
+                out.squared[nearer], out.share[nearer] = square[nearer], share[nearer]
+                out.first[nearer], out.second[nearer] = best[nearer, i], best[nearer, j]
         return out
 
     def _score(
@@ -366,25 +374,6 @@ def _squared_distances(points: Floats, others: Floats) -> NDArray[np.float32]:
     square += (points**2).sum(axis=1)[:, None].astype(np.float32)
     square += (others**2).sum(axis=1).astype(np.float32)
     return np.maximum(square, np.float32(0), out=square)
-
-
-def _mix(
-    out: _Match,
-    points: Floats,
-    known: Floats,
-    first: NDArray[np.intp],
-    second: NDArray[np.intp],
-    possible: NDArray[np.bool_],
-) -> None:
-    """Take the mixture of two references into ``out`` where it is nearer."""
-    between = known[second] - known[first]
-    length = np.maximum((between**2).sum(axis=1), 1e-30)
-    share = np.clip(((points - known[first]) * between).sum(axis=1) / length, 0, 1)
-    square = ((points - known[first] - share[:, None] * between) ** 2).sum(axis=1)
-    nearer = possible & (square < out.squared)
-    out.squared[nearer] = square[nearer]
-    out.first[nearer], out.second[nearer] = first[nearer], second[nearer]
-    out.share[nearer] = share[nearer]
 
 
 def _stretched(counts: Floats, edge: float, first: float) -> Floats:

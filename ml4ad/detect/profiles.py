@@ -10,9 +10,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ml4ad.detect.base import Explanation, Reference, Training, describe
-from ml4ad.detect.boxes import running
+from ml4ad.detect.boxes import Reals, Singles, running
 from ml4ad.detect.nearest import place_of
-from ml4ad.detect.scan import Run, Scan, onset
+from ml4ad.detect.scan import Scan, onset
+from ml4ad.detect.sweep import Run
 from ml4ad.detect.template import HOLD, Held
 from ml4ad.stack import Floats, HistogramStack
 
@@ -99,8 +100,11 @@ class Profiles(Scan):
     def _without_dead_bins(self, run: Run) -> Run | None:  # noqa: ARG002
         return None
 
-    def _pulls(self, seen: Floats, wanted: Floats) -> NDArray[np.float32]:
+    def _pulls(self, seen: Reals, wanted: Reals) -> Singles:
         return (seen / np.sqrt(np.maximum(wanted, 0.5))).astype(np.float32)
+
+    def _squares(self, seen: Reals, wanted: Reals) -> Singles:
+        return np.square(self._pulls(seen, wanted))
 
     def channels(
         self, stack: HistogramStack, conditions: pd.DataFrame | None = None

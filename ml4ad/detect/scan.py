@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,17 +11,31 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ml4ad.detect.base import Detector, Explanation, Reference, Training, condition, describe
-from ml4ad.detect.boxes import Box, Boxes, all_boxes, integral_image, plane, pulls, refined, running
-from ml4ad.detect.calibrate import Tail
+from ml4ad.detect.boxes import (
+    FAR,
+    SLACK,
+    SMALLEST,
+    Box,
+    Boxes,
+    Reals,
+    Singles,
+    all_boxes,
+    integral_image,
+    plane,
+    pulls,
+    refined,
+    running,
+    squares,
+)
+from ml4ad.detect.calibrate import Tail, gumbel_log_p
 from ml4ad.detect.nearest import place_of
+from ml4ad.detect.sweep import Misfit, Run, Sums, relative_variance, sums
 from ml4ad.detect.template import Baseline, Held, Template
 from ml4ad.stack import Floats, HistogramStack
 
 _TEMPLATE = "template_"
 #: Places are shrunk to the median of their scale with the weight of so many lumisections.
 _PRIOR_LS = 50.0
-#: Bins that are scanned together: what fits into a processor's cache.
-_CHUNK_VALUES = 250_000
 #: Scores above which it is asked whether the difference is still there,
 _NOTABLE = 2.0
 #: not asked any more, not learned by the baseline, and not believed of the training,
@@ -30,53 +44,6 @@ _STRANGE = 5.0
 _CLEAR = 3.0
 #: Most places per run that the baseline is kept from learning.
 _MOST_HELD = 20
-
-
-@dataclass(frozen=True)
-class Run:
-    """Usable lumisections of one run: counts and expected counts ``(n, nx, ny)``.
-
-    ``errors`` of the expected counts are the same for all bins of a box, None where they are
-    nothing. Of a profile: pulls, and 1 where there is one.
-    """
-
-    counts: Floats
-    expected: Floats
-    errors: Floats | None = None
-
-    def rows(self, which: slice) -> Run:
-        """Some of the lumisections."""
-        errors = None if self.errors is None else self.errors[which]
-        return Run(self.counts[which], self.expected[which], errors)
-
-
-class Misfit:
-    """How badly a template fits a run everywhere: what pulls of that run are divided by.
-
-    For every scale: the usual size of the pulls at all places, over the lumisections before, never
-    below 1. A run unlike those that the template learned from is so judged by its own measure, and
-    a change within it still stands out at once. In the first lumisection its own pulls are taken.
-    """
-
-    def __init__(self, half_life: float) -> None:
-        self.forget = 0.5 ** (1 / half_life)
-        self.sums: dict[int, tuple[float, float]] = {}
-
-    def divide(self, scale: int, z: NDArray[np.float32], first: int) -> None:
-        """Divide the pulls ``(n, ...)`` of a scale; rows before ``first`` were seen already."""
-        new = z[first:].reshape(len(z) - first, -1)
-        some = np.abs(new[:, :: max(1, new.shape[1] // 128)])
-        middle = some.shape[1] // 2
-        usual = np.partition(some, middle, axis=1)[:, middle].astype(np.float64) / 0.6745
-        seen, weight = self.sums.get(scale, (float(usual[0]), 1.0))
-        factors = np.empty(len(usual))
-        for i, value in enumerate(usual.tolist()):
-            factors[i] = seen / weight
-            seen = self.forget * seen + value
-            weight = self.forget * weight + 1
-        self.sums[scale] = seen, weight
-        shape = (len(usual), *[1] * (z.ndim - 1))
-        z[first:] /= np.maximum(factors, 1).astype(np.float32).reshape(shape)
 
 
 class Scan(Detector):
@@ -205,19 +172,28 @@ class Scan(Detector):
 
     def _fit_spread(self, runs: Sequence[Run]) -> None:
         """Learn the spread of the pulls per size of box, window and place."""
-        sums: list[Floats] = []
-        limits: list[float] = []
+        totals: dict[int, Floats] = {}
+        limits: dict[int, np.float32] = {}
         n_ls = 0
         for run in runs:
-            for i, (_, z) in enumerate(self._fields(run, Misfit(self.half_life))):
-                square = z.astype(np.float64) ** 2
-                if i == len(sums):
-                    limits.append(9 * max(float(np.median(square)) / 0.455, 1.0))
-                    sums.append(np.zeros(z.shape[1:]))
-                sums[i] += np.minimum(square, limits[i]).sum(axis=0)
+            misfit = Misfit(self.half_life)
+            for part in sums(run, self._boxes(), self.windows):
+                square = self._pulls(part.seen, part.wanted) ** 2
+                rough = self._squares(part.seen, part.wanted)
+                if part.inflation is not None:
+                    square /= part.inflation
+                    rough /= part.inflation
+                square /= _column(misfit.factors(part.scale, rough) ** 2)
+                if part.scale not in totals:
+                    usual = max(float(np.median(square)) / 0.455, 1.0)
+                    limits[part.scale] = np.float32(9 * usual)
+                    totals[part.scale] = np.zeros(square.shape[1:])
+                np.minimum(square, limits[part.scale], out=square)
+                totals[part.scale] += square.sum(axis=0)
             n_ls += len(run.counts)
         self.spread_ = []
-        for total in sums:
+        for scale in range(len(totals)):
+            total = totals[scale]
             usual = float(np.median(total / n_ls))
             variance = (total + _PRIOR_LS * usual) / (n_ls + _PRIOR_LS)
             # Places where nothing is expected have no spread: never make them louder.
@@ -269,69 +245,48 @@ class Scan(Detector):
     def _boxes(self) -> tuple[Boxes, ...]:
         return all_boxes((self.plane_[0], self.plane_[1]), [(m[0], m[1]) for m in self.modules])
 
-    def _fields(
-        self, run: Run, misfit: Misfit, first: int = 0
-    ) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Window and pulls ``(n, n_x, n_y)``, for every window and size of box in turn.
-
-        Rows before ``first`` are there for the windows only.
-        """
-        scale = 0
-        for window in self.windows:
-            seen = integral_image(running(run.counts, window))
-            wanted = integral_image(running(run.expected, window))
-            errors = None if run.errors is None else integral_image(running(run.errors, window))
-            for boxes in self._boxes():
-                z = self._field(boxes, seen, wanted, errors)
-                misfit.divide(scale, z, first)
-                scale += 1
-                yield window, z
-
-    def _field(
-        self, boxes: Boxes, seen: Floats, wanted: Floats, errors: Floats | None
-    ) -> NDArray[np.float32]:
-        """Pulls of all boxes of a size, from integral images."""
-        expected = boxes.sums(wanted)
-        z = self._pulls(boxes.sums(seen), expected)
-        if errors is not None:
-            variance = boxes.sums(errors) ** 2 / np.maximum(expected, 1e-3)
-            z /= np.sqrt(1 + variance, dtype=np.float32, casting="same_kind")
-        return z
-
-    def _pulls(self, seen: Floats, wanted: Floats) -> NDArray[np.float32]:
+    def _pulls(self, seen: Reals, wanted: Reals) -> Singles:
         return pulls(seen, wanted)
+
+    def _squares(self, seen: Reals, wanted: Reals) -> Singles:
+        """Squares not above those of `_pulls`, and less by no more than SLACK up to FAR wanted."""
+        return squares(seen, wanted)
 
     def _largest(self, run: Run) -> Floats:
         """Largest studentised pull of every scale, ``(n_scales, n_ls)``."""
-        n_ls = len(run.counts)
-        step = max(20, _CHUNK_VALUES // run.counts[0].size)
-        before = max(self.windows) - 1
-        parts = []
+        weights = [np.float32(1) / spread**2 for spread in self.spread_]
+        out = np.empty((len(weights), len(run.counts)))
         misfit = Misfit(self.half_life)
-        for start in range(0, n_ls, step):
-            # A chunk starts early enough for its windows to be full.
-            first = max(start - before, 0)
-            chunk = run.rows(slice(first, start + step))
-            parts.append(
-                np.stack(
-                    [
-                        np.abs(z[start - first :] / s).max(axis=(1, 2))
-                        for (_, z), s in zip(
-                            self._fields(chunk, misfit, start - first), self.spread_, strict=True
-                        )
-                    ]
-                )
-            )
-        return np.concatenate(parts, axis=1).astype(np.float64)
+        for part in sums(run, self._boxes(), self.windows):
+            rough = self._squares(part.seen, part.wanted)
+            if part.inflation is not None:
+                rough /= part.inflation
+            factors = misfit.factors(part.scale, rough)
+            rough *= weights[part.scale]
+            top = self._exact(part, rough, weights[part.scale])
+            out[part.scale, part.rows] = np.sqrt(top) / factors
+        return out
+
+    def _exact(self, part: Sums, rough: Singles, weight: Singles) -> Floats:
+        """Largest squared pull of every lumisection: taken exactly where it can be the largest."""
+        n_ls, n_places = len(rough), rough[0].size
+        flat = rough.reshape(n_ls, n_places)
+        chosen = flat >= flat.max(axis=1, keepdims=True) / np.float32(SLACK)
+        # What is far above the expected can be more than that.
+        far = part.seen > np.float32(FAR) * np.maximum(part.wanted, SMALLEST)
+        at = np.flatnonzero(chosen.ravel() | far.ravel())
+        square = np.square(self._pulls(part.seen.ravel()[at], part.wanted.ravel()[at]))
+        if part.inflation is not None:
+            square /= part.inflation.ravel()[at]
+        square *= weight.ravel()[at % n_places]
+        first = np.searchsorted(at, np.arange(0, n_ls * n_places, n_places))
+        return np.maximum.reduceat(square, first).astype(np.float64)
 
     def _logs(self, largest: Floats) -> Floats:
         """Natural logarithm of the p-value of every scale, ``(n_scales, n_ls)``."""
-        return np.stack(
-            [
-                Tail(*tail).log_p(values) if np.isfinite(tail[0]) else np.zeros(len(values))
-                for tail, values in zip(self.tails_, largest, strict=True)
-            ]
-        )
+        location, width = self.tails_[:, :1], self.tails_[:, 1:]
+        known = np.isfinite(location)
+        return np.where(known, gumbel_log_p(largest, np.where(known, location, 0), width), 0.0)
 
     def _combined(self, largest: Floats) -> Floats:
         """-ln of the smallest p-value of all scales, ``(n_ls,)``."""
@@ -533,12 +488,14 @@ class Scan(Detector):
         all_of = self._boxes()
         boxes = all_of[scale % len(all_of)]
         seen, wanted = (
-            integral_image(m.sum(axis=0, keepdims=True)) for m in (part.counts, part.expected)
+            boxes.sums(integral_image(m.sum(axis=0, keepdims=True)))
+            for m in (part.counts, part.expected)
         )
-        errors = part.errors
-        if errors is not None:
-            errors = integral_image(errors.sum(axis=0, keepdims=True))
-        z = np.abs(self._field(boxes, seen, wanted, errors)[0] / self.spread_[scale])
+        z = self._pulls(seen, wanted)
+        if part.errors is not None:
+            errors = boxes.sums(integral_image(part.errors.sum(axis=0, keepdims=True)))
+            z /= np.sqrt(1 + relative_variance(errors, wanted) * wanted)
+        z = np.abs(z[0] / self.spread_[scale])
         i, j = np.unravel_index(int(np.argmax(z)), z.shape)
         x, y = boxes.starts((self.plane_[0], self.plane_[1]))
         x0, y0 = int(x[i]), int(y[j])
@@ -549,7 +506,7 @@ def over(
     seen: Floats,
     wanted: Floats,
     size: float,
-    pull_of: Callable[[Floats, Floats], NDArray[np.float32]] = pulls,
+    pull_of: Callable[[Reals, Reals], Singles] = pulls,
 ) -> bool:
     """Whether what a box shows over some lumisections is gone from the latest of them.
 
@@ -578,6 +535,10 @@ def onset(back: NDArray[Any], window: int, most: int = 500) -> int:
     """
     sign = np.sign(back[min(window, len(back)) - 1])
     return len(back) - 1 - int(np.argmax(sign * back[:most]))
+
+
+def _column(values: Floats) -> Singles:
+    return values.astype(np.float32)[:, None, None]
 
 
 def _rate(entries: Floats, luminosity: Floats) -> Floats:

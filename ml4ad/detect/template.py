@@ -14,6 +14,8 @@ from ml4ad.stack import Floats
 _WINSOR = 3.0
 _MAX_MODES = 8
 _MAX_ROWS = 1500
+#: Values that are worked on together: what fits into a processor's cache.
+_PIECE = 100_000
 #: Standard deviations from which on a held place is not learned.
 HOLD = 2.0
 
@@ -83,6 +85,17 @@ class Template:
         A second pass clips residuals at three standard deviations, so that a fault cannot pull the
         fit; strengths are shrunk by their noise and clipped at four standard deviations.
         """
+        step = max(1, _PIECE // counts.shape[1])
+        parts = [
+            self._fitted(
+                counts[i : i + step], None if condition is None else condition[i : i + step]
+            )
+            for i in range(0, max(len(counts), 1), step)
+        ]
+        expected, strengths = zip(*parts, strict=True)
+        return np.concatenate(expected), np.concatenate(strengths)
+
+    def _fitted(self, counts: Floats, condition: Floats | None) -> tuple[Floats, Floats]:
         n = len(counts)
         entries = counts.sum(axis=1)
         base = _basis(condition, n, self.center, self.width, self.low, self.high) @ self.mean
@@ -209,34 +222,39 @@ class Baseline:
         is expected, so that a fault moves the baseline slowly. A place that is ``held``, where a
         fault was found, does not move it at all while it lasts.
         """
+        n, d = expected.shape
         forget = 0.5 ** (1 / self.half_life)
-        out = np.empty_like(expected)
         prior = np.maximum(1 / self.stiffness - 1 / self.HARDEST, 0)
         soft = bool((prior > 0).any())
-        errors = np.empty_like(expected) if soft else None
-        seen = self.stiffness.copy()
-        wanted = seen.copy()
-        rest = (1 - forget) * self.stiffness
-        noise = max(self.noise, 1.0)
-        variance = noise * np.maximum(expected, 1.0)
-        for i in range(len(expected)):
-            mean = np.multiply(expected[i], seen / wanted, out=out[i])
-            slack = variance[i]
-            if errors is not None:
-                errors[i] = mean * np.sqrt(prior * self.stiffness / wanted)
-                slack = slack + errors[i] ** 2
-            slack = _WINSOR * np.sqrt(slack)
-            clipped = np.minimum(np.maximum(counts[i], mean - slack), mean + slack)
+        variance = max(self.noise, 1.0) * np.maximum(expected, 1.0)
+        # B + K, for each row of what was before it; K decays and is refilled.
+        wanted = np.empty((n, d))
+        total = np.zeros(d)
+        for i in range(n):
+            np.add(total, self.stiffness, out=wanted[i])
+            total *= forget
+            total += expected[i]
+        relative = np.sqrt(prior * self.stiffness / wanted) if soft else None
+        slack_of = _WINSOR**2 * variance
+        per_mean = None if relative is None else (_WINSOR * relative) ** 2
+        share = expected / wanted
+        out = np.empty((n, d))
+        seen = np.zeros(d)
+        for i in range(n):
+            mean = np.multiply(share[i], seen + self.stiffness, out=out[i])
+            slack = slack_of[i]
+            if per_mean is not None:
+                slack = mean * mean
+                slack *= per_mean[i]
+                slack += slack_of[i]
+            slack = np.sqrt(slack)
+            clipped = np.maximum(counts[i], mean - slack)
+            np.minimum(clipped, mean + slack, out=clipped)
             for since, bins in held:
                 excess = float(counts[i, bins].sum() - mean[bins].sum())
-                error = 0.0 if errors is None else float(errors[i, bins].sum())
+                error = 0.0 if relative is None else float((mean * relative[i])[bins].sum())
                 if i >= since and abs(excess) > HOLD * np.sqrt(variance[i, bins].sum() + error**2):
                     clipped[bins] = mean[bins]
-            # K decays and is refilled, so that it counts as seen and as wanted alike.
             seen *= forget
             seen += clipped
-            seen += rest
-            wanted *= forget
-            wanted += expected[i]
-            wanted += rest
-        return out, errors
+        return out, None if relative is None else out * relative
