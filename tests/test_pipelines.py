@@ -249,8 +249,9 @@ def at_work(path, tmp_path):
 @pytest.fixture
 def busy(written, tmp_path):
     os.mkfifo(tmp_path / "fifo")
-    tell = f"import os, time; print(os.getpid(), file=open({str(tmp_path / 'fifo')!r}, 'w'))"
-    return written(f"{tell}\ntime.sleep(120)")
+    tell = f"import os, time; fifo = open({str(tmp_path / 'fifo')!r}, 'w')"
+    # It stays open: an interrupt in the destructor of a file is lost, and the cell goes on.
+    return written(f"{tell}\nprint(os.getpid(), file=fifo, flush=True)\ntime.sleep(120)")
 
 
 def test_terminated_from_outside_the_record_says_so(engine, busy, tmp_path):
