@@ -1,6 +1,10 @@
 """The REST interface as clients meet it: a server process, real HTTP, one run, one table.
 
-    python benchmarks/api.py [--maps 500] [--histograms 1000000] [--readers 200] [--repeat 3]
+    ML4AD_API_REQUESTS_PER_S=100000 python benchmarks/api.py [--maps 500] [--histograms 1000000]
+        [--readers 200] [--repeat 3] [--log FILE]
+
+All requests come with one key, which may ask a hundred times a second unless told otherwise; a line
+per request goes to the server's log, which is kept where ``--log`` says.
 
 1. A page of 500 maps of 300 x 200 bins as JSON: first byte, whole answer, memory of the server.
    The reference is what DIALS does for that page: rows of float8[][] read through psycopg, made
@@ -18,6 +22,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -131,6 +136,7 @@ def serve(url: str) -> None:
     """The server by itself: prints its port, then its peak of memory for every line it is given."""
     archive = ml4ad.connect(url)
     running = server(archive.engine, port=0)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     thread = threading.Thread(target=running.run)
     thread.start()
     while not running.started:
@@ -146,10 +152,11 @@ def serve(url: str) -> None:
 class Service:
     """The server process, its address, and what its memory comes to."""
 
-    def __init__(self, url: str, key: str) -> None:
+    def __init__(self, url: str, key: str, log: Path) -> None:
         command = [sys.executable, __file__, "--serve", url]
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        self.process = subprocess.Popen(command, **pipes)  # noqa: S603 (ourselves)
+        with log.open("w") as told:
+            self.process = subprocess.Popen(command, **pipes, stderr=told)  # noqa: S603 (ourselves)
         assert self.process.stdout is not None
         self.base = f"http://127.0.0.1:{self.process.stdout.readline().strip()}/api"
         self.headers = {"X-CLIENT-SECRET": key, "Accept-Encoding": "identity"}
@@ -382,6 +389,7 @@ def main() -> None:
     parser.add_argument("--histograms", type=int, default=1_000_000)
     parser.add_argument("--readers", type=int, default=200)
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--log", type=Path, default=Path(os.devnull), help="of the server")
     parser.add_argument("--serve")
     given = parser.parse_args()
     if given.serve:
@@ -393,7 +401,7 @@ def main() -> None:
         dqmio.write(path, [stack], seed=1)
         archive = ml4ad.connect(url)
         list(ingest.ingest(archive, [path], dataset=DATASET))
-        service = Service(url, api.create(archive.engine, "benchmark"))
+        service = Service(url, api.create(archive.engine, "benchmark"), given.log)
         try:
             page_of_maps(service, given.maps, given.repeat)
             seconds = as_dials(url, stack)

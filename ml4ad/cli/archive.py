@@ -29,7 +29,7 @@ def list_(what: str, pattern: str, dataset: str | None, run_number: int | None) 
     Examples:
       ml4ad list datasets
       ml4ad list runs --dataset /ZeroBias/Run2024F-PromptReco-v1/DQMIO
-      ml4ad list elements '*/charge_PXLayer_?' --run 382255
+      ml4ad list elements '*/charge_PXLayer_?' --run 383218
     """
     from ml4ad import connect
     from ml4ad.cli.show import table
@@ -66,8 +66,8 @@ def show(me: str, run_number: int, ls_number: int | None, dataset: str | None) -
 
     \b
     Examples:
-      ml4ad show PixelPhase1/Tracks/PXBarrel/charge_PXLayer_1 --run 367094
-      ml4ad show PixelPhase1/Tracks/PXBarrel/charge_PXLayer_1 --run 367094 --ls 12
+      ml4ad show PixelPhase1/Tracks/PXBarrel/charge_PXLayer_1 --run 383218
+      ml4ad show PixelPhase1/Tracks/PXBarrel/charge_PXLayer_1 --run 383218 --ls 12
     """
     from ml4ad import connect
     from ml4ad.cli.show import table
@@ -89,7 +89,7 @@ def draw(me: str, run_number: int, ls_number: int | None, output: str, dataset: 
 
     \b
     Example:
-      ml4ad draw PixelPhase1/Tracks/PXBarrel/charge_PXLayer_1 --run 367094 --ls 12 -o charge.pdf
+      ml4ad draw PixelPhase1/Tracks/PXBarrel/charge_PXLayer_1 --run 383218 --ls 12 -o charge.pdf
     """
     from ml4ad import connect, pictures
 

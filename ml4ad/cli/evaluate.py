@@ -156,8 +156,8 @@ def similar(
 
     \b
     Examples:
-      ml4ad similar --me PixelPhase1/Tracks/PXBarrel/charge_PXLayer_1 --run 382255 --ls 213
-      ml4ad similar --me 'PixelPhase1/*' --run 382255 --among 382000-382999
+      ml4ad similar --me PixelPhase1/Tracks/PXBarrel/charge_PXLayer_1 --run 383218 --ls 40
+      ml4ad similar --me 'PixelPhase1/*' --run 383218 --among 382000-382999
     """
     from ml4ad import connect, detect
     from ml4ad.pipelines import choice

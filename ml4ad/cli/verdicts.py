@@ -27,7 +27,7 @@ def incidents(
     """Print what went wrong in runs: where, since when, how strong; the clearest first.
 
     \b
-    Example: ml4ad incidents --run 382255
+    Example: ml4ad incidents --run 383218
     """
     from ml4ad import connect
     from ml4ad.detect import alarms
@@ -49,8 +49,8 @@ def verdict() -> None:
 
     \b
     Examples:
-      ml4ad verdict add --run 382255 --ls 213-260 bad --why 'layer 1 module off'
-      ml4ad verdict list --run 382255
+      ml4ad verdict add --run 383218 --ls 40-80 bad --why 'layer 1 module off'
+      ml4ad verdict list --run 383218
     """
 
 
@@ -80,7 +80,7 @@ def add(
     Known: the alarm is explained, and does not make it bad. Seen: nothing is judged.
 
     \b
-    Example: ml4ad verdict add bad --run 382255 --ls 213-260 --why 'layer 1 module off'
+    Example: ml4ad verdict add bad --run 383218 --ls 40-80 --why 'layer 1 module off'
     """
     from ml4ad import connect
     from ml4ad import verdict as verdicts
@@ -116,7 +116,7 @@ def list_(runs: str | None, dataset: str | None, workspace: str | None) -> None:
     """Print all that people said, in the order in which they said it.
 
     \b
-    Example: ml4ad verdict list --run 382255
+    Example: ml4ad verdict list --run 383218
     """
     from ml4ad import connect
     from ml4ad import verdict as verdicts
@@ -164,7 +164,7 @@ def certify(
     \b
     Examples:
       ml4ad certify --dataset /ZeroBias/Run2024F-PromptReco-v1/DQMIO --golden golden --out Cert.json
-      ml4ad certify --dataset /ZeroBias/Run2024F-PromptReco-v1/DQMIO --run 382255 --compare golden
+      ml4ad certify --dataset /ZeroBias/Run2024F-PromptReco-v1/DQMIO --run 383218 --compare golden
     """
     from ml4ad import connect
     from ml4ad import verdict as verdicts

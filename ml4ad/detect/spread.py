@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -38,9 +39,9 @@ def each(
     """``function(archive, shared, task)`` of every task as they end: its result, or its error.
 
     With a Dask client, workers open the archive by its URL; ``shared`` travels to each worker once.
-    A worker that dies takes no other task along: what it was at is tried again elsewhere, and is an
-    error if that kills it too. If all workers die at once, ``shared`` is lost with them: raises
-    `concurrent.futures.CancelledError`.
+    A worker that dies takes no other task along, nor do all at once: what they were at is tried
+    again by those that take their place, and is an error if that kills them too. Raises
+    ConnectionError if the scheduler itself is lost.
     """
     if client is None:
         for task in tasks:
@@ -49,17 +50,30 @@ def each(
             except FAILURES as error:
                 yield task, error
         return
+    import dask
     from distributed import as_completed
 
     url = archive.url
-    sent = client.scatter(shared, broadcast=True, hash=False)
+    # A task, which the scheduler can have done again; what is scattered dies with its workers.
+    with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 GiB"}):
+        sent = client.submit(_itself, shared, pure=False)
     futures = {
         client.submit(_remote, url, function, sent, task, pure=False): task for task in tasks
     }
     for future in as_completed(futures):
-        failed = future.exception()
-        yield futures[future], future.result() if failed is None else failed
+        try:
+            failed = future.exception()
+            came = future.result() if failed is None else failed
+        except CancelledError as lost:
+            raise ConnectionError(
+                "the Dask scheduler is lost, and with it what was not done: run it again"
+            ) from lost
+        yield futures[future], came
         future.release()
+
+
+def _itself(shared: T) -> T:
+    return shared
 
 
 def _remote(url: str, function: Callable[[Archive, Any, T], R], shared: Any, task: T) -> R:
