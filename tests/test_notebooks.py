@@ -15,7 +15,8 @@ from campaign_samples import DATASET, LINE, MAP
 from matplotlib.figure import Figure
 
 import ml4ad
-from ml4ad import detect, pipelines, verdict
+from ml4ad import detect, ingest, pipelines, verdict
+from ml4ad.ingest import take
 from ml4ad.pipelines import choice, report
 from ml4ad.pipelines import notebook as notebooks
 from ml4ad.store.execution import RunState
@@ -180,17 +181,17 @@ def check_against_sql(shown, url):
             "SELECT run_number, generate_series(first_ls, last_ls) FROM verdict) AS spans "
             "GROUP BY run_number"
         ).fetchall()
-    assert [(int(row["run_number"]), int(row["n_seen"])) for row in runs] == n_ls
+    assert [(int(row["run"]), int(row["LS here"])) for row in runs] == n_ls
     for row in runs:
-        run_number = int(row["run_number"])
-        assert int(row["n_incidents"]) == sum(i[0] == run_number for i in incidents)
+        run_number = int(row["run"])
+        assert int(row["incidents"]) == sum(i[0] == run_number for i in incidents)
         # A lumisection between two strange ones may have been empty: not assessed.
         lowest = dict(bad).get(run_number, 0) - int(row["not assessed"])
         assert lowest <= int(row["bad"]) <= dict(bad).get(run_number, 0)
         states = ("good", "bad", "not assessed", "outside")
-        assert sum(int(row[state]) for state in states) == int(row["n_seen"])
-    keys = ("run_number", "first_ls", "last_ls")
-    assert [(*(int(row[k]) for k in keys), row["sentence"]) for row in found] == incidents
+        assert sum(int(row[state]) for state in states) == int(row["LS here"])
+    keys = ("run", "first LS", "last LS")
+    assert [(*(int(row[k]) for k in keys), row["what"]) for row in found] == incidents
     assert [(*(int(row[k]) for k in keys), row["verdict"], row["why"]) for row in said] == verdicts
 
 
@@ -206,6 +207,31 @@ def test_a_cell_that_fails_leaves_nothing_half_written(archive, tmp_path):
         pipelines.run("train", {"elements": ["nowhere"], "workers": 0})
     assert detect.models(archive).equals(models)
     assert archive.lumisections().equals(before)
+
+
+@pytest.fixture
+def unjudged(database_url, campaign_files, tmp_path, monkeypatch):
+    """An archive with a run and no model."""
+    monkeypatch.setenv("ML4AD_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.chdir(tmp_path)
+    newest = sorted((campaign_files / "store").rglob("*.root"))[-1]
+    with ml4ad.connect(database_url) as archive:
+        assert [done.state for done in ingest.ingest(archive, newest)] == ["PROCESSED"]
+        yield archive
+    take.close_engines()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("unjudged")
+def test_a_report_without_a_model_says_so_and_its_page_is_for_people_who_do_not_program():
+    record = pipelines.run("report")
+    soup = BeautifulSoup(Path(record.page).read_text(), "html.parser")
+    words = soup.get_text()
+    for told in ("No model is active", "No incident.", "Nothing is bad.", "Nobody said anything"):
+        assert told in words
+    for code in ("run_numbers", "import ", "In [", "Out[", "¶", "PosixPath", str(Path.cwd())):
+        assert code not in words
+    assert len(tables(record)) == 2  # of the runs, and of what was not assessed
 
 
 def test_the_numbers_of_the_report_are_those_of_the_database(archive):
@@ -236,14 +262,15 @@ def test_an_incident_is_drawn_against_what_is_not_the_incident(archive):
 
 def test_a_table_of_any_length_is_on_paper(tmp_path):
     table = pd.DataFrame({"run_number": range(120), "sentence": "long $words$ " * 20})
-    path = report.pdf(tmp_path / "own.pdf", "Title", {"Long": table, "None": table.head(0)}, [])
+    both = {"Long": report.Table(table), "None": report.Table(table.head(0))}
+    path = report.pdf(tmp_path / "own.pdf", "Title", both, [], "A note.")
     assert path.read_bytes().count(b"/Type /Page ") >= 3
 
 
 def test_every_page_of_a_report_is_a4(tmp_path):
     drawn = [Figure(figsize=size) for size in [(15, 4.2), (10, 8), (3, 12)]]
-    said = pd.DataFrame({"run_number": [1], "sentence": ["words " * 40]})
-    path = report.pdf(tmp_path / "own.pdf", "Title", {"Said": said}, drawn)
+    said = report.Table(pd.DataFrame({"run_number": [1], "sentence": ["words " * 40]}))
+    path = report.pdf(tmp_path / "own.pdf", "Title", {"Said": said}, drawn, "A note.")
     boxes = re.findall(rb"/MediaBox \[([^\]]*)\]", path.read_bytes())
     assert [[round(float(n)) for n in box.split()] for box in boxes] == [[0, 0, 595, 842]] * 3
 

@@ -13,24 +13,36 @@ _TEMPLATE = """\
 {%- block html_head_js_mermaidjs -%}{%- endblock -%}
 """
 
-#: Tag of the cells whose code the page leaves out: those of a page for people who do not program.
+#: Tag of cells whose code the page leaves out. Where the parameters have it, the whole page is for
+#: people who do not program: of no cell there is code, a number or a prompt.
 WITHOUT_CODE = "remove_input"
 
 
 def write(notebook: Path) -> Path:
     """Path of the page, beside the notebook; of cells tagged `WITHOUT_CODE` only results."""
+    import nbformat
     from jinja2 import DictLoader
     from nbconvert import HTMLExporter
     from traitlets.config import Config
 
+    content = nbformat.read(notebook, as_version=4)
+    read_only = any(
+        {"parameters", WITHOUT_CODE} <= set(cell.metadata.get("tags", ())) for cell in content.cells
+    )
     removing = {"enabled": True, "remove_input_tags": {WITHOUT_CODE}}
     exporter = HTMLExporter(
         config=Config(TagRemovePreprocessor=removing),
         extra_loaders=[DictLoader({"ml4ad.html.j2": _TEMPLATE})],
         template_file="ml4ad.html.j2",
         embed_images=True,
+        exclude_input=read_only,
+        exclude_output_prompt=read_only,
+        # A pilcrow beside each title, where there is nothing to click for.
+        exclude_anchor_links=True,
     )
-    body, _ = exporter.from_filename(str(notebook))
+    body, _ = exporter.from_notebook_node(
+        content, resources={"metadata": {"name": notebook.stem, "path": str(notebook.parent)}}
+    )
     page = notebook.with_suffix(".html")
     page.write_text(body, encoding="utf-8")
     return page

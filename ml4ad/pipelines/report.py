@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,9 +14,13 @@ import numpy as np
 import pandas as pd
 
 from ml4ad import pictures, verdict
+from ml4ad.detect import registry
+from ml4ad.detect.spread import each
+from ml4ad.dqmio.names import matcher
 from ml4ad.stack import Floats, HistogramStack
 
 if TYPE_CHECKING:
+    from distributed import Client
     from matplotlib.figure import Figure
 
     from ml4ad.archive import Archive
@@ -24,6 +29,68 @@ if TYPE_CHECKING:
 _PAGE = (8.27, 11.69)
 _LINES, _LETTERS = 88, 120
 _MARGIN, _TALLEST = 0.06, 0.42
+
+# Columns as a shift leader says them; others are read with their underscores taken out.
+_WORDS = {
+    "run_number": "run",
+    "first_ls": "first LS",
+    "last_ls": "last LS",
+    "n_ls": "LS",
+    "n_seen": "LS here",
+    "n_expected": "LS expected",
+    "missing": "missing LS",
+    "fraction": "complete",
+    "open": "still open",
+    "n_elements": "elements",
+    "n_incidents": "incidents",
+    "sentence": "what",
+    "said_by": "by",
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as people read it: words for columns, no row numbers, and a sentence if it is empty.
+
+    ``frame`` is what is shown, with its own names and values.
+    """
+
+    frame: pd.DataFrame
+    if_empty: str = "None."
+
+    @property
+    def read(self) -> pd.DataFrame:
+        """The table with columns and values as words."""
+        words = self.frame.copy()
+        for name in words.columns.intersection(["missing"]):
+            words[name] = [_spans(ranges) for ranges in words[name]]
+        for name in words.columns.intersection(["fraction"]):
+            words[name] = [f"{100 * part:.1f} %" for part in words[name]]
+        for name in words.select_dtypes(bool).columns:
+            words[name] = words[name].map({True: "yes", False: "no"})
+        return words.rename(columns=lambda name: _WORDS.get(name, name.replace("_", " ")))
+
+    def __repr__(self) -> str:
+        return self.read.to_string(index=False) if len(self.frame) else self.if_empty
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        if not len(self.frame):
+            return f"<p>{escape(self.if_empty)}</p>"
+        with pd.option_context("display.max_colwidth", None):
+            return str(self.read.to_html(index=False, border=0))
+
+
+def standing(archive: Archive, dataset: str) -> str:
+    """A sentence on the models that judge a dataset; it says so if none does."""
+    at_work = [model for model in registry.active(archive) if matcher(model.datasets)(dataset)]
+    if not at_work:
+        return (
+            f"No model is active for {dataset}: nothing was scored, there can be no incidents, and "
+            "a lumisection is bad or good only where a person said so."
+        )
+    return f"Judged by {', '.join(map(str, at_work))}."
 
 
 def summary(
@@ -52,7 +119,7 @@ def incidents(archive: Archive, dataset: str, run_numbers: Sequence[int]) -> pd.
     return rows.sort_values("log_p", ignore_index=True)
 
 
-def picture(archive: Archive, incident: Mapping[str, Any]) -> Figure:
+def picture(archive: Archive, incident: Mapping[Any, Any]) -> Figure:
     """Observed, reference and difference of an incident's clearest element, side by side.
 
     The reference are the lumisections that the detector compared with; where it names none, those
@@ -90,6 +157,21 @@ def picture(archive: Archive, incident: Mapping[str, Any]) -> Figure:
     return figure
 
 
+def drawn(archive: Archive, incidents: pd.DataFrame, client: Client | None = None) -> list[Figure]:
+    """The `picture` of each incident, in their order; on Dask workers where there is a client."""
+    tasks = list(enumerate(incidents.to_dict("records")))
+    done: dict[int, Figure] = {}
+    for (place, _), figure in each(archive, client, _drawn, tasks):
+        if isinstance(figure, BaseException):
+            raise figure
+        done[place] = figure
+    return [done[place] for place, _ in tasks]
+
+
+def _drawn(archive: Archive, _: None, task: tuple[int, Mapping[Any, Any]]) -> Figure:
+    return picture(archive, task[1])
+
+
 def entries(
     archive: Archive, dataset: str, run_numbers: Sequence[int], incidents: pd.DataFrame
 ) -> dict[str, dict[str, tuple[Any, Any]]]:
@@ -106,14 +188,14 @@ def entries(
 
 
 def pdf(
-    path: str | Path, title: str, tables: Mapping[str, pd.DataFrame], figures: Sequence[Figure]
+    path: str | Path, title: str, tables: Mapping[str, Table], figures: Sequence[Figure], note: str
 ) -> Path:
-    """Path of the PDF: A4 pages of tables, as text, then of figures, as many as fit."""
+    """Path of the PDF: A4 pages of a note and tables, as text, then of figures, as many as fit."""
     from matplotlib.backends.backend_pdf import PdfPages
     from matplotlib.figure import Figure as NewFigure
 
     with PdfPages(path, metadata={"Title": title, "Creator": "ml4ad"}) as pages:
-        lines = list(_lines(title, tables))
+        lines = list(_lines(title, note, tables))
         for start in range(0, len(lines), _LINES):
             page = NewFigure(figsize=_PAGE)
             text = "\n".join(lines[start : start + _LINES])
@@ -182,11 +264,15 @@ def _summed(stack: HistogramStack) -> Floats:
     return np.nan_to_num(np.asarray(stack.sum().values(), dtype=np.float64))
 
 
-def _lines(title: str, tables: Mapping[str, pd.DataFrame]) -> Iterator[str]:
-    yield from (title, "=" * len(title), "")
+def _spans(ranges: Sequence[tuple[int, int]]) -> str:
+    return ", ".join(f"{a}" if a == b else f"{a} to {b}" for a, b in ranges) or "none"
+
+
+def _lines(title: str, note: str, tables: Mapping[str, Table]) -> Iterator[str]:
+    yield from (title, "=" * len(title), "", *textwrap.wrap(note, _LETTERS), "")
     for name, table in tables.items():
         yield from (name, "-" * len(name))
-        yield from _rows(table) if len(table) else ["none"]
+        yield from _rows(table.read) if len(table.frame) else [table.if_empty]
         yield ""
 
 
