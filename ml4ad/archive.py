@@ -115,12 +115,17 @@ class Archive:
     # -- what there is ---------------------------------------------------------------------------
 
     def datasets(self) -> pd.DataFrame:
-        """A row per dataset: dataset, era, n_files, n_runs, n_ls, packed_bytes."""
+        """A row per dataset: dataset, era, n_files, n_runs, n_ls, packed_bytes.
+
+        Files of which nothing is stored (waiting, damaged, refused as a whole) are not counted.
+        """
         counts = (
             sa.select(
                 file.c.dataset_id,
                 sa.func.max(file.c.era).label("era"),
-                sa.func.count().label("n_files"),
+                sa.func.count()
+                .filter((file.c.n_ls > 0) | (file.c.n_histograms > 0))
+                .label("n_files"),
                 sa.func.coalesce(sa.func.sum(file.c.packed_bytes), 0).label("packed_bytes"),
             )
             .group_by(file.c.dataset_id)

@@ -339,6 +339,22 @@ def test_scalars_are_kept_with_their_kind(archive, tmp_path):
     assert sorted(map(tuple, found[columns].to_numpy().tolist()), key=str) == sorted(rows, key=str)
 
 
+def test_a_call_takes_in_whether_or_not_somebody_reads_what_became_of_it(archive, tmp_path):
+    ingest.ingest(archive, write(tmp_path / "1.root", stacks_of(7, [1, 2])), dataset=DATASET)
+    assert archive.lumisections().ls_number.tolist() == [1, 2]
+
+
+def test_a_dataset_counts_the_files_of_which_something_is_stored(archive, tmp_path):
+    (tmp_path / "broken.root").write_bytes(b"root" + b"\0" * 400)
+    take_in(
+        archive,
+        write(tmp_path / "1.root", stacks_of(7, [1, 2])),
+        write(tmp_path / "2.root", stacks_of(7, [1, 2], seed=1)),
+        tmp_path / "broken.root",
+    )
+    assert (len(archive.files()), archive.datasets().n_files.tolist()) == (3, [1])
+
+
 def test_forgetting_a_file_gives_its_lumisections_to_who_was_refused(archive, tmp_path):
     one = write(tmp_path / "1.root", stacks_of(7, [1, 2]))
     two = write(tmp_path / "2.root", stacks_of(7, [2, 3], seed=1))

@@ -72,7 +72,7 @@ def _workers(command: Any) -> Any:
         click.option(
             "--workers",
             type=click.IntRange(1),
-            help="Worker processes; default: none, this one works.",
+            help="So many workers: of the cluster, else local processes; default: this one.",
         ),
         click.option(
             "--scheduler", metavar="URL", help="A running Dask scheduler, tcp://host:8786."

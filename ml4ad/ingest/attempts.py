@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import sqlalchemy as sa
 
 from ml4ad.ingest.take import Ingested
-from ml4ad.store import State
+from ml4ad.store import DatabaseError, State
 from ml4ad.store.schema import file
 
 _NOT_YET = (State.FAILED, State.PENDING, State.RUNNING, State.INDEXED)
@@ -49,8 +49,25 @@ class Attempts:
         heapq.heappush(self._waiting, (due, 0, number, attempt + 1))
         return True
 
+    def ended(
+        self, engine: sa.Engine, number: int, attempt: int, result: Callable[[], Ingested]
+    ) -> Ingested | None:
+        """The ``result`` of a file's attempt; None if it waits for another.
 
-def may_pass(engine: sa.Engine, record: Ingested) -> bool:
+        Raises DatabaseError if the database is away and no attempt is left.
+        """
+        try:
+            record = result()
+            again = _may_pass(engine, record)
+        except DatabaseError:
+            # It is away for this process, too, which can note nothing.
+            if not self.again(number, attempt):
+                raise
+            return None
+        return None if again and self.again(number, attempt) else record
+
+
+def _may_pass(engine: sa.Engine, record: Ingested) -> bool:
     """Whether another attempt may go better: nothing is wrong with the file, and it is there."""
     if record.state not in _NOT_YET:
         return False

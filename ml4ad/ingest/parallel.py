@@ -6,14 +6,15 @@ import dataclasses
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from ml4ad.ingest.attempts import Attempts, may_pass
+from ml4ad.ingest.attempts import Attempts
 from ml4ad.ingest.queue import enqueue, release_orphans
 from ml4ad.ingest.take import Ingested, Told, as_it_is, ingest_file
-from ml4ad.store import DatabaseError, State
+from ml4ad.store import State
 from ml4ad.store.schema import file
 
 if TYPE_CHECKING:
@@ -111,15 +112,9 @@ class _Run:
             return
         for future in done:
             number, attempt = self.sent.pop(future)
-            try:
-                record = self._record(future, number)
-                again = may_pass(self.engine, record)
-            except DatabaseError:
-                # It is away for this process, too, which can note nothing.
-                if not self.waiting.again(number, attempt):
-                    raise
-                continue
-            if not (again and self.waiting.again(number, attempt)):
+            result = partial(self._record, future, number)
+            record = self.waiting.ended(self.engine, number, attempt, result)
+            if record is not None:
                 yield record
 
     def _record(self, future: Any, number: int) -> Ingested:

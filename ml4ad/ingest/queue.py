@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import pandas as pd
 import sqlalchemy as sa
 
 from ml4ad.ingest import selection
-from ml4ad.ingest.attempts import Attempts, may_pass
+from ml4ad.ingest.attempts import Attempts
 from ml4ad.ingest.catalogue import index
 from ml4ad.ingest.take import Ingested, Told, ingest_file
-from ml4ad.store import DatabaseError, State
+from ml4ad.store import State
 from ml4ad.store.dimensions import FILE_LOCK
 from ml4ad.store.schema import file
 from ml4ad.workspaces import Workspace
@@ -31,26 +32,27 @@ def ingest(
     workspaces: Iterable[Workspace] | None = None,
     attempts: int = 3,
     backoff_s: float = 2.0,
-) -> Iterator[Ingested]:
-    """What becomes of each file, one by one: those at ``paths``, or all that wait.
+) -> list[Ingested]:
+    """What became of each file at ``paths``, or of all that wait, when all are done.
 
-    ``paths`` are indexed first. ``target`` is an engine, or an archive. See `in_turn`, and
-    `enqueue` for ``workspaces``.
+    ``paths`` are indexed first. ``target`` is an engine, or an archive. See `enqueue` for
+    ``workspaces``; `in_turn` and `ingest_parallel` tell of each file as it ends.
     """
     engine: sa.Engine = getattr(target, "engine", target)
-    file_ids = None
+    file_ids, lost = None, []
     if paths is not None:
         found = list(index(engine, paths, dataset, era))
-        yield from (Ingested(0, f.path, State.FAILED, f.reason) for f in found if f.file_id is None)
+        lost = [Ingested(0, f.path, State.FAILED, f.reason) for f in found if f.file_id is None]
         file_ids = [f.file_id for f in found if f.file_id is not None]
     queued = enqueue(engine, file_ids, replace=replace, workspaces=workspaces)
-    yield from in_turn(
+    done = in_turn(
         *(engine, queued),
         memory_mb=memory_mb,
         replace=replace,
         attempts=attempts,
         backoff_s=backoff_s,
     )
+    return [*lost, *done]
 
 
 def in_turn(
@@ -74,18 +76,13 @@ def in_turn(
     engine: sa.Engine = getattr(target, "engine", target)
     waiting = Attempts(enqueue(engine, file_ids, replace=replace), attempts, backoff_s)
     url = engine.url.render_as_string(hide_password=False)
+    take = partial(ingest_file, url, memory_mb=memory_mb, replace=replace, told=told)
     try:
         while waiting:
             time.sleep(waiting.due_in_s())
             number, attempt = waiting.pop()
-            try:
-                record = ingest_file(url, number, memory_mb=memory_mb, replace=replace, told=told)
-                again = may_pass(engine, record)
-            except DatabaseError:
-                if not waiting.again(number, attempt):
-                    raise
-                continue
-            if not (again and waiting.again(number, attempt)):
+            record = waiting.ended(engine, number, attempt, partial(take, number))
+            if record is not None:
                 yield record
     finally:
         # Of a file that was left in the middle nothing is stored.
