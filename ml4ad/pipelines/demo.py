@@ -144,10 +144,26 @@ def _learn(archive: Archive, client: Any, done: Demo, say: Callable[[str], objec
                 golden="golden",
                 datasets=[dataset],
                 client=client,
+                progress=_tenths(say, f"train {name}", "elements"),
             )
             registry.activate(archive, model)
     with _timed(done, "score", say):
-        score(archive, run_number=[numbers[-1] for numbers in runs.values()], client=client)
+        score(
+            archive,
+            run_number=[numbers[-1] for numbers in runs.values()],
+            client=client,
+            progress=_tenths(say, "score", "elements"),
+        )
+
+
+def _tenths(say: Callable[[str], object], step: str, what: str) -> Callable[[int, int], None]:
+    """Progress that is told ten times."""
+
+    def told(n: int, total: int) -> None:
+        if 10 * n // total > 10 * (n - 1) // total:
+            say(f"{step}: {n} of {total} {what}")
+
+    return told
 
 
 def _draw(archive: Archive, done: Demo) -> Iterator[Path]:
