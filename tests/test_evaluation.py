@@ -4,6 +4,7 @@ import json
 import pickle
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -291,3 +292,68 @@ def test_nothing_is_no_picture():
     for draw in (pictures.roc, pictures.delays):
         with pytest.raises(ValueError, match="no panel"):
             draw({})
+
+
+OWN = """
+[[faults]]
+kind = "dead_region"
+size = [2]
+strength = 0.5
+n_ls = 4
+name = "half of two bins"
+
+[[faults]]
+kind = "gain_shift"
+from_start = true
+"""
+
+
+def test_faults_of_ones_own_are_put_in_and_kept_with_the_result(archive, tmp_path, monkeypatch):
+    good_runs(archive, tmp_path, mes=(LINE,), runs=(1, 2), n_ls=30)
+    monkeypatch.chdir(tmp_path)
+    Path("faults.toml").write_text(OWN)
+    words = ["--dataset", DATASET, "--me", "Pixel/*", "--trials", "2", "--no-others"]
+    with pytest.raises(SystemExit) as left:
+        cli.main(["evaluate", *words, "--detector", "PCA", "--faults", "faults.toml"])
+    assert left.value.code == 0
+    wanted = evaluation.faults("faults.toml")
+    assert [str(own) for own in wanted] == ["half of two bins", "gain_shift from the start"]
+    assert evaluation.read("evaluation/evaluation.json").faults == wanted
+    page = Path("evaluation/report.html").read_text()
+    for text in ("half of two bins", "a range of bins loses entries", "2 (30)", "below 3.3 %"):
+        assert text in page
+    as_json = [{"kind": "dead_region", "size": [2], "strength": 0.5, "n_ls": 4}]
+    for content in (as_json, {"faults": as_json}):
+        Path("faults.json").write_text(json.dumps(content))
+        assert evaluation.faults("faults.json") == (Trial("dead_region", (2,), 0.5, 4),)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[[faults]]\nkind = 'dead'", "fault 1: fault 'dead', want one of dead_cell, dead_region"),
+        ("[[faults]]\nkind = 3", "fault 1: kind 3, want str"),
+        ("[[faults]]\nsize = [3]", r"fault 1: {.size.: \[3\]}, want at least its kind"),
+        ("[[faults]]\nkind = 'hv_off'", "fault 1: hv_off: no size, want bins per axis"),
+        ("[[faults]]\nkind = 'hv_off'\nsize = [0]", r"hv_off 0: \[0\] bins, want at least 1"),
+        ("[[faults]]\nkind = 'hv_off'\nsize = [1.5]", r"size \[1.5\], want whole numbers"),
+        ("[[faults]]\nkind = 'hv_off'\nsize = 4", "size 4, want list"),
+        ("[[faults]]\nkind = 'hv_off'\nsize = [4]\nstrength = 2", "strength 2, want 0 to 1"),
+        ("[[faults]]\nkind = 'hv_off'\nsize = [4]\nn_ls = true", "n_ls True, want int"),
+        ("[[faults]]\nkind = 'hv_off'\nsize = [4]\nn_ls = 0", "0 lumisections, want at least 1"),
+        ("[[faults]]\nkind = 'hv_off'\nsize = [4]\nwhere = 1", "'where', want one of kind, size"),
+        ("[[faults]]\nkind = 'gain_shift'\nsize = [4]", "want none: it takes everything"),
+        ("[[faults]]\nkind = 'smear'", "smear of strength 0, want more"),
+        ("[[faults]]\nkind = 'missing_element'", "leaves nothing to be scored"),
+        ("[[faults]]\nkind = 'empty'\n" * 2, "'empty' twice: want another name"),
+        ("faults = []", "want a list of faults"),
+        ("faults = 3", "want a list of faults"),
+        ("x =", "no TOML"),
+    ],
+)
+def test_a_fault_that_cannot_be_is_refused_with_its_value(tmp_path, text, told):
+    path = tmp_path / "faults.toml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=told) as refused:
+        evaluation.faults(path)
+    assert str(refused.value).startswith(str(path))

@@ -25,6 +25,11 @@ from ml4ad.cli.models import cluster_options, dask_client, runs_in
     help="One more: Name, module.Name, or Name(parameter=value); many times.",
 )
 @click.option("--others/--no-others", default=True, help="The reference detectors beside yours.")
+@click.option(
+    "--faults",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Faults of your own, a TOML or JSON file; else the usual ones of each element's kind.",
+)
 @click.option("--trials", type=click.IntRange(1), default=50, show_default=True, help="Per fault.")
 @click.option(
     "--false-alarms",
@@ -64,6 +69,7 @@ def evaluate(
     where: str | None,
     detectors: tuple[str, ...],
     others: bool,
+    faults: Path | None,
     trials: int,
     false_alarms: float,
     contamination: float,
@@ -83,6 +89,8 @@ def evaluate(
     Examples:
       ml4ad evaluate --dataset /ZeroBias/Run2024F-PromptReco-v1/DQMIO --me '*/charge_PXLayer_1' \\
           --golden golden --detector 'sklearn.svm.OneClassSVM(nu=0.01)' --out pixel
+      ml4ad evaluate --dataset /ZeroBias/Run2024F-PromptReco-v1/DQMIO --me '*/charge_PXLayer_1' \\
+          --golden golden --faults faults.toml
       ml4ad evaluate --again pixel/evaluation.json --out pixel-again
     """
     from ml4ad import connect
@@ -91,6 +99,8 @@ def evaluate(
 
     if (again is None) == (dataset is None or not mes):
         raise click.UsageError("want --dataset and --me, or --again")
+    if again is not None and faults is not None:
+        raise click.UsageError("--again has its own faults: leave --faults out")
     with (
         connect() as archive,
         dask_client(workers, scheduler, cluster) as client,
@@ -106,6 +116,7 @@ def evaluate(
                 dataset,
                 detectors=detectors,
                 others=others,
+                faults=None if faults is None else evaluation.faults(faults),
                 protocol=Protocol(trials, false_alarms, contamination, seed=seed),
                 run_number=runs_in(archive, runs, dataset),
                 golden=golden,

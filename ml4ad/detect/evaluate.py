@@ -27,8 +27,10 @@ _BASELINE_LS = 100
 class Trial:
     """A fault of a size in bins, to be put at places and times drawn at random.
 
-    ``size`` is in bins per axis; empty where the kind takes everything. ``strength`` None is the
-    usual one of the kind. It lasts ``n_ls`` lumisections, from the run's first if ``from_start``.
+    ``kind`` is one of `ml4ad.simulate.faults.FAULTS`, which tell what ``strength`` means; None is
+    the usual one. ``size`` is in bins per axis; empty where the kind takes everything. It lasts
+    ``n_ls`` lumisections, from the run's first if ``from_start``. ``name`` is what tables call it.
+    Raises ValueError for what cannot be.
     """
 
     kind: str
@@ -37,6 +39,22 @@ class Trial:
     n_ls: int = 20
     name: str = ""
     from_start: bool = False
+
+    def __post_init__(self) -> None:
+        if self.kind not in FAULTS:
+            raise ValueError(f"fault {self.kind!r}, want one of {', '.join(FAULTS)}")
+        if self.kind == "missing_element":
+            raise ValueError("missing_element, which leaves nothing to be scored: want another")
+        if self.n_ls < 1:
+            raise ValueError(f"{self}: {self.n_ls} lumisections, want at least 1")
+        if any(width < 1 for width in self.size):
+            raise ValueError(f"{self}: {list(self.size)} bins, want at least 1 per axis")
+        if FAULTS[self.kind].place in ("cell", "region") and not self.size:
+            raise ValueError(f"{self}: no size, want bins per axis, such as [4, 4]")
+        if FAULTS[self.kind].place == "all" and self.size:
+            raise ValueError(f"{self}: size {list(self.size)}, want none: it takes everything")
+        # The strength is checked where it is known what it means.
+        Fault(self.kind, "*", strength=self.strength, x=(0, 0), x_to=0)
 
     def __str__(self) -> str:
         if self.name:
@@ -142,7 +160,8 @@ class Evaluation:
     and ``placed`` (share of the places whose middle is inside the fault).
     ``detectors`` is indexed by detector: ``alarms``, ``incidents``, ``nominal``, ``not_assessed``,
     ``ms_per_ls``, ``fit_s``. ``curves`` maps (detector, fault) to false and true positive rates,
-    ``delays`` to lumisections until each fault was found, infinite where it never was.
+    ``delays`` to lumisections until each fault was found, infinite where it never was. ``faults``
+    are those that were put in, as long as the runs allow.
     """
 
     table: pd.DataFrame
@@ -152,6 +171,7 @@ class Evaluation:
     protocol: Protocol
     training_runs: tuple[int, ...]
     test_runs: tuple[int, ...]
+    faults: tuple[Trial, ...] = ()
 
     @property
     def seed(self) -> int:
@@ -231,7 +251,9 @@ def evaluate(
     table.index = pd.MultiIndex.from_tuples(table.index, names=["detector", "fault"])
     summary_table = pd.DataFrame.from_dict(summaries, orient="index").rename_axis("detector")
     tested = tuple(r for r in runs if r not in half)
-    return Evaluation(table, summary_table, curves, delays, protocol, tuple(half), tested)
+    return Evaluation(
+        table, summary_table, curves, delays, protocol, tuple(half), tested, tuple(wanted)
+    )
 
 
 def _prepared(

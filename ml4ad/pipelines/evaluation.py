@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 import json
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ from ml4ad.detect.spread import each, said
 from ml4ad.detect.train import elements_in, numbers_of, training_stacks
 from ml4ad.detect.train import named as written
 from ml4ad.provenance import code_version, user
+from ml4ad.simulate.faults import FAULTS
 from ml4ad.stack import HistogramStack
 
 if TYPE_CHECKING:
@@ -91,17 +93,73 @@ class Result:
         return _joined({me: own.detectors for me, own in self.evaluations.items()})
 
     def summary(self) -> pd.DataFrame:
-        """A row per detector: means over all elements and faults, false alarms over nominal."""
+        """A row per detector: means over elements and faults, false alarms and those allowed."""
         means = self.table.groupby("detector", sort=False)[list(_SHOWN)].mean()
         sums = self.detectors.groupby("detector", sort=False)[["incidents", "nominal"]].sum()
         means = means.rename(columns=_SHOWN)
-        means["incidents per nominal"] = sums["incidents"] / sums["nominal"]
+        means["false alarms"], means["allowed"] = sums["incidents"], sums["nominal"]
         times = self.detectors.groupby("detector", sort=False)["ms_per_ls"].mean()
         return means.assign(**{"ms per LS": times}).sort_values("found in 3", ascending=False)
 
 
 def _joined(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(tables, names=["me"]) if tables else pd.DataFrame()
+
+
+# -- what is put in ------------------------------------------------------------------------------
+
+
+def faults(path: str | Path) -> tuple[Trial, ...]:
+    """Faults of a file, TOML or JSON: a list of `Trial` fields, in TOML as ``[[faults]]`` tables.
+
+    Raises OSError, or ValueError naming the file, the fault, the value seen and what is wanted.
+    """
+    file = Path(path)
+    text = file.read_text(encoding="utf-8")
+    try:
+        content = json.loads(text) if file.suffix == ".json" else tomllib.loads(text)
+    except ValueError as error:
+        kind = "JSON" if file.suffix == ".json" else "TOML"
+        raise ValueError(f"{file}: no {kind} ({error})") from error
+    listed = content.get("faults") if isinstance(content, dict) else content
+    if not isinstance(listed, list) or not listed:
+        raise ValueError(f"{file}: {content!r:.80}, want a list of faults")
+    found = tuple(_fault(own, f"{file}: fault {n}") for n, own in enumerate(listed, start=1))
+    names = [str(own) for own in found]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"{file}: {twice[0]!r} twice: want another name")
+    return found
+
+
+_FIELDS: Mapping[str, tuple[type, ...]] = {
+    "kind": (str,),
+    "size": (list,),
+    "strength": (int, float),
+    "n_ls": (int,),
+    "name": (str,),
+    "from_start": (bool,),
+}
+
+
+def _fault(given: Any, where: str) -> Trial:
+    if not isinstance(given, dict) or "kind" not in given:
+        raise ValueError(f"{where}: {given!r:.80}, want at least its kind")
+    for name, value in given.items():
+        if name not in _FIELDS:
+            raise ValueError(f"{where}: {name!r}, want one of {', '.join(_FIELDS)}")
+        wanted = _FIELDS[name]
+        items = value if name == "size" and isinstance(value, list) else []
+        whole = all(type(own) is int for own in items)
+        if not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
+            names = " or ".join(one.__name__ for one in wanted)
+            raise ValueError(f"{where}: {name} {value!r}, want {names}")
+        if not whole:
+            raise ValueError(f"{where}: size {value!r}, want whole numbers of bins")
+    try:
+        return _trial({"size": [], **given})
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
 
 
 # -- doing it ------------------------------------------------------------------------------------
@@ -313,13 +371,17 @@ def _page(result: Result) -> str:
 
     # A name from a file is text here, never markup.
     environment = Environment(loader=PackageLoader("ml4ad.pipelines", "."), autoescape=True)
-    grids, speeds, drawn = {}, {}, {}
+    grids, speeds, drawn, held = {}, {}, {}, {}
     for me, found in result.evaluations.items():
         grid = found.table["found_in_3"].unstack("fault")
         order = found.table.index.unique("fault")
         names = found.table.index.unique("detector")
         grids[me] = _markup(grid.loc[names, order].rename_axis(columns=None))
         speeds[me] = _markup(found.detectors[list(_SPEED)].rename(columns=_SPEED), mark=False)
+        held[me] = {
+            "train": _counted(result.plan.lumisections, found.training_runs),
+            "test": _counted(result.plan.lumisections, found.test_runs),
+        }
         drawn[me] = {"roc": _embedded(roc(found)), "delays": _embedded(delays(found))}
     return environment.get_template("evaluation.html.j2").render(
         result=result,
@@ -328,8 +390,19 @@ def _page(result: Result) -> str:
         grids=grids,
         speeds=speeds,
         pictures=drawn,
+        held=held,
+        kinds=FAULTS,
         count=ranges.count(result.plan.lumisections),
     )
+
+
+def _counted(lumisections: Ranges, runs: Sequence[int]) -> dict[str, Any]:
+    """Good lumisections of runs: by run, as text, and all of them."""
+    counts = {run: ranges.count({run: lumisections.get(run, [])}) for run in runs}
+    return {
+        "runs": ", ".join(f"{run} ({n})" for run, n in counts.items()),
+        "n_ls": sum(counts.values()),
+    }
 
 
 _SPEED = {
@@ -364,7 +437,7 @@ def _markup(table: pd.DataFrame, *, mark: bool = True) -> Any:
     best = {
         column: (table[column].min() if column in _LOW_IS_GOOD else table[column].max())
         for column in (table.columns if mark else ())
-        if column != "incidents per nominal"
+        if column not in ("false alarms", "allowed")
     }
     head = "".join(f"<th>{escape(name)}</th>" for name in ("detector", *table.columns))
     rows = []
