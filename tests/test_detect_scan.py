@@ -110,7 +110,7 @@ def test_the_sentence_tells_a_shifter_where_since_when_and_how_much(fitted):
     stack = faulty("dead_region", x=(6, 10), y=(12, 16))
     found = fitted.explain(stack, 40)
     assert found.sentence.startswith(
-        "occupancy: 4 x 4 bins at eta = 8, phi = 14 cm empty since LS 40; expected "
+        "occupancy: 4 x 4 bins at eta = 8, phi = 14 cm, empty since LS 40; expected "
     )
     assert found.sentence.endswith(", seen 0")
     assert found.strength == -1
@@ -132,10 +132,10 @@ def test_places_are_told_as_their_axes_are_read(axis, bins, said):
 @pytest.mark.parametrize(
     ("expected", "observed", "said"),
     [
-        (12_345.6, 9.0, "empty since LS 2; expected 12,346, seen 9"),
-        (410.0, 205.0, "50% low since LS 2; expected 410, seen 205"),
-        (100.0, 3_000.0, "far too high since LS 2; expected 100, seen 3,000"),
-        (0.0, 7.0, "filled since LS 2; expected 0, seen 7"),
+        (12_345.6, 9.0, ", empty since LS 2; expected 12,346, seen 9"),
+        (410.0, 205.0, ", 50% low since LS 2; expected 410, seen 205"),
+        (100.0, 3_000.0, ", far too high since LS 2; expected 100, seen 3,000"),
+        (0.0, 7.0, ", filled since LS 2; expected 0, seen 7"),
     ],
 )
 def test_numbers_are_told_as_people_write_them(expected, observed, said):

@@ -156,7 +156,7 @@ def describe(
         direction, sentence = "none", f"{name}: nothing stands out in LS {ls_number}"
     else:
         numbers = f"expected {number(expected)}, seen {number(observed)}"
-        sentence = f"{name}: {place} {word} since LS {started}; {numbers}"
+        sentence = f"{name}: {place}, {word} since LS {started}; {numbers}"
     return Explanation(
         me=stack.me,
         run_number=stack.run_number,
