@@ -29,7 +29,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -214,8 +214,16 @@ def served(url: str, pool: int) -> Iterator[tuple[str, psutil.Process]]:
 
 
 def kernels(server: psutil.Process) -> list[psutil.Process]:
-    """Kernels that run."""
-    return [p for p in server.children() if any("ipykernel" in part for part in p.cmdline())]
+    """Kernels that run: what the process that forks them has forked, or the server's own."""
+    found = []
+    for child in server.children():
+        with suppress(psutil.NoSuchProcess):
+            command = " ".join(child.cmdline())
+            if "ipykernel" in command:
+                found.append(child)
+            elif "dashboards.forked" in command:
+                found += child.children()
+    return found
 
 
 def settled(server: psutil.Process, n: int) -> None:
@@ -230,10 +238,13 @@ def settled(server: psutil.Process, n: int) -> None:
         quiet = 0 if busy or len(found) < n else quiet + 1
 
 
-def megabytes(process: psutil.Process) -> tuple[float, float]:
-    """Memory of a process in MB: all that it sees, and what it has for itself."""
+def megabytes(process: psutil.Process) -> tuple[float, float, float]:
+    """Memory of a process in MB: all it sees, its own, and its own with its part of the rest.
+
+    Of the last the sum over all processes is what they take together.
+    """
     full = process.memory_full_info()
-    return full.rss / 1e6, full.uss / 1e6
+    return full.rss / 1e6, full.uss / 1e6, full.pss / 1e6
 
 
 # -- what is measured ------------------------------------------------------------------------------
@@ -353,7 +364,7 @@ def updated(
     put(archive, DATASET, LIVE_RUN, np.arange(1, 6))
     put_scores(archive, model_id, LIVE_RUN, np.arange(1, 6))
     page.wait_for_function("document.querySelector('.ml4ad-strip').innerText.includes('5 LS')")
-    rows = [(0, heap(page), *megabytes(kernel))]
+    rows = [(0, heap(page), *megabytes(kernel)[:2])]
     for i in range(1, n_updates + 1):
         ls_numbers = np.arange(1, 6 + i)
         put(archive, DATASET, LIVE_RUN, ls_numbers[-1:])
@@ -364,9 +375,11 @@ def updated(
             page.wait_for_function(
                 f"document.querySelector('.ml4ad-strip').innerText.includes('{len(ls_numbers)} LS')"
             )
-            rows.append((i, heap(page), *megabytes(kernel)))
+            rows.append((i, heap(page), *megabytes(kernel)[:2]))
     for i, js, rss, uss in rows:
-        print(f"after {i:4d} updates: browser heap {js:6.1f} MB, kernel {rss:6.1f} MB ({uss:.1f})")
+        print(
+            f"after {i:4d} updates: browser heap {js:6.1f} MB, kernel {rss:6.1f} MB ({uss:.1f} own)"
+        )
 
 
 def many(browser: Browser, address: str, server: psutil.Process, n_pages: int) -> None:
@@ -388,10 +401,13 @@ def many(browser: Browser, address: str, server: psutil.Process, n_pages: int) -
         f"all after {max(times):.1f} s"
     )
     costs = [megabytes(one) for one in kernels(server)]
-    rss, uss = (statistics.median(column) for column in zip(*costs, strict=True))
+    rss, uss, _ = (statistics.median(column) for column in zip(*costs, strict=True))
+    shared = [child for child in server.children() if child.children()]
+    others = sum(megabytes(one)[2] for one in [server, *shared])
     print(
-        f"{len(costs)} kernels: {rss:.0f} MB each, of which {uss:.0f} MB are its own "
-        f"({sum(own for _, own in costs):.0f} MB together); server {megabytes(server)[0]:.0f} MB"
+        f"{len(costs)} kernels: {rss:.0f} MB each, of which {uss:.0f} MB are its own; together "
+        f"they take {sum(part for *_, part in costs):.0f} MB, the server and what they are forked "
+        f"from {others:.0f} MB"
     )
     began = time.perf_counter()
     for page in pages:

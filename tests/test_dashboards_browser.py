@@ -72,7 +72,7 @@ def home(tmp_path_factory):
 def address(archive, home):
     """Where `ml4ad dashboards` serves, behind a prefix as of a hub; without the token."""
     command = [sys.executable, "-m", "ml4ad", "dashboards", "--port", "0", "--no-browser"]
-    command += ["--base-url", "/user/me/", "--token", TOKEN]
+    command += ["--base-url", "/user/me/", "--token", TOKEN, "--verbose"]
     environment = os.environ | {"ML4AD_DATABASE_URL": archive.url, "HOME": str(home)}
     with (
         (home / "log").open("w") as log,
@@ -275,3 +275,37 @@ def test_the_kernel_of_a_page_that_is_closed_ends(visit, home):
     while f"Kernel shutdown: {kernel}" not in (home / "log").read_text():
         assert time.monotonic() < deadline, (home / "log").read_text()[-2000:]
         time.sleep(0.2)
+
+
+def test_a_page_that_is_starting_says_so_until_there_is_something_to_see(visit):
+    visitor = visit()
+    held = []
+    visitor.page.route("**/voila.js", lambda request: held.append(request))
+    where = f"{visitor.address}voila/render/certify.ipynb?token={TOKEN}"
+    visitor.page.goto(where, wait_until="commit")
+    visitor.page.get_by_text("Starting the page").wait_for()
+    assert visitor.page.title() == "ml4ad: Certify"
+    deadline = time.monotonic() + WAIT_MS / 1000
+    while not held:
+        assert time.monotonic() < deadline, "the page was not sent"
+        visitor.page.wait_for_timeout(100)
+    # All is here but what makes widgets of it; after a while there is another sentence.
+    starting = visitor.page.locator("#ml4ad-starting")
+    assert starting.is_visible()
+    assert visitor.page.locator(".ml4ad-nav").count() == 0
+    for request in held:
+        request.continue_()
+    visitor.page.wait_for_selector(".ml4ad-nav")
+    starting.wait_for(state="detached")
+
+
+def test_what_is_looked_at_goes_along_to_the_other_pages(visit):
+    visitor = visit()
+    visitor.open("")
+    visitor.page.get_by_role("link", name="Certify").click()
+    visitor.page.wait_for_function("location.search.includes('run=3')")
+    visitor.open("voila/render/certify.ipynb?run=1")
+    visitor.page.wait_for_function("location.search.includes('run=1')")
+    visitor.page.get_by_role("link", name="Explore").click()
+    visitor.page.wait_for_selector(".ml4ad-plot-frame[data-drawn]")
+    visitor.page.wait_for_function("/explore.*run=1/.test(location.href)")

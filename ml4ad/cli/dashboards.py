@@ -20,8 +20,9 @@ import click
     show_default=True,
     help="Warm kernels for each page; 0: none, and pages open in seconds.",
 )
+@click.option("--verbose", is_flag=True, help="Log kernels and connections, too.")
 def dashboards(
-    port: int, ip: str, no_browser: bool, base_url: str, token: str | None, pool: int
+    port: int, ip: str, no_browser: bool, base_url: str, token: str | None, pool: int, verbose: bool
 ) -> None:
     """Serve the dashboards until interrupted.
 
@@ -42,4 +43,5 @@ def dashboards(
         token=token,
         open_browser=not no_browser,
         pool=pool,
+        verbose=verbose,
     )

@@ -53,6 +53,8 @@ class Tree(anywidget.AnyWidget):
 class Frame(anywidget.AnyWidget):
     """Links to the pages, the address of this view, and a pulse while the page is open.
 
+    ``pages`` are name, title, and whether the link takes the dataset and the run along.
+
     ``view`` is the query string that the browser shows, None before there is one. ``heard`` is
     called with "hello" and the query string when a browser opens the page, and then with "pulse".
     """
@@ -64,7 +66,7 @@ class Frame(anywidget.AnyWidget):
     view = traitlets.Unicode(None, allow_none=True).tag(sync=True)
 
     def __init__(
-        self, page: str, pages: Sequence[Sequence[str]], heard: Callable[[str, str], None]
+        self, page: str, pages: Sequence[Sequence[Any]], heard: Callable[[str, str], None]
     ) -> None:
         super().__init__(page=page, pages=[list(one) for one in pages])
         self._heard = heard

@@ -41,6 +41,12 @@ def number(text: str, name: str) -> int:
     return int(text)
 
 
+def latest(runs: pd.DataFrame) -> tuple[str, int]:
+    """Dataset and number of the newest run; IndexError if there is none."""
+    row = runs.sort_values(["run_number", "dataset"]).iloc[-1]
+    return str(row["dataset"]), int(row["run_number"])
+
+
 def runs_listed(runs: pd.DataFrame) -> list[tuple[str, int]]:
     """Runs with their number of lumisections, as options."""
     numbers, counts = runs["run_number"].tolist(), runs["n_ls"].tolist()

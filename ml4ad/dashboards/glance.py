@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlencode
 
 import sqlalchemy as sa
 
 from ml4ad import verdict
 from ml4ad.conditions.certified import certifications
-from ml4ad.dashboards import page
+from ml4ad.dashboards import controls, page
 from ml4ad.detect import alarms, registry
 from ml4ad.detect.scored import dataset_number
 from ml4ad.dqmio.names import matcher
@@ -44,10 +45,11 @@ class Fact:
 
 @dataclass(frozen=True)
 class Glance:
-    """Facts by page, or what kept them from being had."""
+    """Facts by page, or what kept them from being had; ``query`` leads pages to the newest run."""
 
     at: str
     facts: Mapping[str, tuple[Fact, ...]] = field(default_factory=dict)
+    query: str = ""
     trouble: str = ""
     reason: str = ""
 
@@ -70,10 +72,11 @@ class Look:
     def _look(self) -> Glance:
         at = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         try:
-            return Glance(at, facts(self._connected()))
+            archive = self._connected()
+            return Glance(at, facts(archive), newest(archive))
         except (ConnectionError, sa.exc.SQLAlchemyError, RuntimeError, ValueError) as error:
             said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            return Glance(at, {}, "The database does not answer.", said)
+            return Glance(at, trouble="The database does not answer.", reason=said)
 
     def _connected(self) -> Archive:
         if self._archive is None:
@@ -94,6 +97,24 @@ class Look:
         return path
 
 
+def newest(archive: Archive) -> str:
+    """Query string that opens the newest run of the archive; "" if there is none."""
+    runs = archive.runs()
+    held = runs[runs["n_ls"] > 0]
+    if not len(held):
+        return ""
+    dataset, run_number = controls.latest(held)
+    return urlencode({"dataset": dataset, "run": run_number})
+
+
+def training(archive: Archive) -> str:
+    """Which models are being trained, in words; "" if none is."""
+    names = registry.models(archive, "training")["name"].astype(str).tolist()
+    if not names:
+        return ""
+    return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} being trained"
+
+
 def facts(archive: Archive) -> dict[str, tuple[Fact, ...]]:
     """Facts by page."""
     runs = archive.runs()
@@ -103,13 +124,14 @@ def facts(archive: Archive) -> dict[str, tuple[Fact, ...]]:
     if not len(held):
         nothing = Fact("Archive", "empty: nothing was ingested yet", "warn")
         return found | dict.fromkeys(("shift", "explore", "certify"), (nothing,))
-    newest = held.sort_values("run_number").iloc[-1]
-    dataset, run_number = str(newest["dataset"]), int(newest["run_number"])
+    dataset, run_number = controls.latest(held)
+    here = (held["dataset"] == dataset) & (held["run_number"] == run_number)
+    n_ls = int(held.loc[here, "n_ls"].iloc[0])
     lists = certifications(archive.engine)
     listed = ", ".join(lists["name"].astype(str)) if len(lists) else "none"
     return found | {
         "shift": (
-            Fact("Newest run", f"{run_number}, {int(newest['n_ls'])} LS, of {dataset}"),
+            Fact("Newest run", f"{run_number}, {n_ls} LS, of {dataset}"),
             judged(archive, dataset, run_number, used),
         ),
         "explore": (
@@ -127,7 +149,9 @@ def judged(archive: Archive, dataset: str, run_number: int, used: list[registry.
     """What the active models, and people, say of a run."""
     fitting = [one for one in used if matcher(one.datasets)(dataset)]
     if not fitting:
-        return Fact("State", "not assessed: no model is active", "warn")
+        under_way = training(archive)
+        yet = f" yet, {under_way}" if under_way else ""
+        return Fact("State", f"not assessed: no model is active{yet}", "warn")
     score = scoring.score
     with archive.engine.connect() as connection:
         query = sa.select(sa.func.sum(score.c.n_scored)).where(
@@ -180,7 +204,9 @@ def _pipelines(archive: Archive) -> tuple[Fact, ...]:
 def _models(archive: Archive, used: list[registry.Model]) -> tuple[Fact, ...]:
     names = [str(one) for one in used]
     at_work = Fact("At work", ", ".join(names) or "none", "" if names else "warn")
-    return at_work, Fact("Candidates", str(len(registry.models(archive, "candidate"))))
+    candidates = Fact("Candidates", str(len(registry.models(archive, "candidate"))))
+    under_way = training(archive)
+    return at_work, candidates, *([Fact("Training", under_way)] if under_way else [])
 
 
 def _n(number: int, what: str) -> str:

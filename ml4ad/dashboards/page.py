@@ -8,6 +8,8 @@ import re
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import contextmanager
+from numbers import Real
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlencode
 
@@ -34,6 +36,9 @@ PAGES = (
     ("operate", "Operate", "Files and their errors, runs of notebooks, workers, the schedule."),
 )
 
+#: Pages whose address may name a dataset and a run.
+OF_A_RUN = ("shift", "explore", "certify")
+
 
 class Page:
     """A page: ``widget`` is what a notebook shows.
@@ -49,7 +54,8 @@ class Page:
         self._quiet = False
         self.is_gone = False
         self._wanted: dict[str, list[str]] = {}
-        self.frame = Frame(self.name, [page[:2] for page in PAGES], self._heard)
+        pages = [(name, title, name in OF_A_RUN) for name, title, _ in PAGES]
+        self.frame = Frame(self.name, pages, self._heard)
         self.banner = widgets.HTML()
         self.body = widgets.VBox()
         self.widget = widgets.VBox([self.frame, self.banner, self.body])
@@ -238,18 +244,62 @@ def strip(word: str, mood: str, facts: Mapping[str, str], late: Collection[str] 
     return f'<div class="ml4ad-strip">{"".join(parts)}</div>'
 
 
-def table(frame: pd.DataFrame, links: Iterable[str] = ()) -> str:
-    """HTML of a table; columns in ``links`` hold HTML already."""
+#: Columns of tables -> what people read; of any other name underscores become blanks.
+_HEADINGS = {
+    "me": "element",
+    "n_ls": "LS",
+    "run_number": "run",
+    "first_ls": "first LS",
+    "last_ls": "last LS",
+    "said_at": "when",
+    "said_by": "who",
+    "changed_at": "when",
+    "changed_by": "who",
+    "n_scored": "pairs with a score",
+    "nominal": "nominal alarms",
+    "realised": "realised alarms",
+    "n_ls_alarming": "LS that alarm",
+    "n_good": "good LS",
+}
+
+
+def heading(name: str) -> str:
+    """A column's name in words.
+
+    >>> heading("n_ls"), heading("not assessed"), heading("flagged_both")
+    ('LS', 'not assessed', 'flagged both')
+    """
+    return _HEADINGS.get(name, name.removeprefix("n_").replace("_", " "))
+
+
+def table(
+    frame: pd.DataFrame,
+    links: Iterable[str] = (),
+    marked: Mapping[str, Sequence[bool]] = MappingProxyType({}),
+) -> str:
+    """HTML of a table, with headings in words, numbers to the right.
+
+    Columns in ``links`` hold HTML already; of those in ``marked`` the cells that are True stand
+    out.
+    """
     import pandas as pd
 
     ready = set(links)
-    heads = "".join(f"<th>{html.escape(str(name))}</th>" for name in frame.columns)
+    heads = []
+    for name, values in frame.items():
+        is_number = name not in ready and any(
+            isinstance(value, Real) and not isinstance(value, bool) for value in values
+        )
+        style = ' class="number"' if is_number else ""
+        heads.append(f"<th{style}>{html.escape(heading(str(name)))}</th>")
     rows = []
-    for row in frame.itertuples(index=False):
+    for line, row in enumerate(frame.itertuples(index=False)):
         cells = []
         for name, value in zip(frame.columns, row, strict=True):
             if name in ready:
                 cells.append(f"<td>{value}</td>")
+            elif name in marked and marked[name][line]:
+                cells.append(f'<td class="number"><b class="bad">{number(value)}</b></td>')
             elif isinstance(value, str):
                 cells.append(f"<td>{html.escape(value)}</td>")
             elif isinstance(value, pd.Timestamp):
@@ -263,7 +313,7 @@ def table(frame: pd.DataFrame, links: Iterable[str] = ()) -> str:
                 cells.append(f'<td class="number">{number(value)}</td>')
         rows.append(f"<tr>{''.join(cells)}</tr>")
     return (
-        f'<div class="ml4ad-table"><table><thead><tr>{heads}</tr></thead>'
+        f'<div class="ml4ad-table"><table><thead><tr>{"".join(heads)}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import UTC, datetime
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
 import jinja2
+from jupyter_client.provisioning.factory import KernelProvisionerFactory
 from jupyter_server.base.handlers import JupyterHandler
 from jupyter_server.utils import url_path_join
+from nbformat.sign import MemorySignatureStore, NotebookNotary
 from tornado import web
 from tornado.httpserver import HTTPServer
 from tornado.ioloop import IOLoop
@@ -17,14 +20,18 @@ from tornado.netutil import bind_sockets
 from traitlets.config import Config
 from voila.app import Voila
 from voila.shutdown_kernel_handler import VoilaShutdownKernelHandler
+from voila.tornado.handler import TornadoVoilaHandler
 
 from ml4ad.dashboards import glance
 from ml4ad.dashboards.browser import STATIC, plotly_source
-from ml4ad.dashboards.page import PAGES
+from ml4ad.dashboards.forked import Provisioner
+from ml4ad.dashboards.page import OF_A_RUN, PAGES
 
 _HERE = Path(__file__).parent
 #: A kernel whose page is closed ends after so many seconds at the latest.
 _IDLE_S = 120
+_FORKED = "ml4ad-forked"
+_PING_MS = 90_000
 _EXTENSIONS = (
     "@jupyter-widgets/jupyterlab-manager",
     "@voila-dashboards/widgets-manager8",
@@ -48,15 +55,14 @@ class _Start(JupyterHandler):
     @web.authenticated
     async def get(self) -> None:
         """The start page, with the state of the archive."""
-        source = (_HERE / "voila" / "templates" / "ml4ad" / "start.html").read_text("utf-8")
         found = await IOLoop.current().run_in_executor(None, self._look)
         pages = [
             {"name": name, "title": title, "says": says, "facts": found.facts.get(name, ())}
+            | {"query": f"?{found.query}" if found.query and name in OF_A_RUN else ""}
             for name, title, says in PAGES
         ]
-        template = jinja2.Environment(autoescape=True).from_string(source)
         self.set_header("Cache-Control", "no-store")
-        self.finish(template.render(base_url=self.base_url, pages=pages, found=found))
+        self.finish(_filled("start.html", base_url=self.base_url, pages=pages, found=found))
 
 
 class _Executed(JupyterHandler):
@@ -76,7 +82,8 @@ class _Executed(JupyterHandler):
         except (LookupError, OSError) as error:
             said = str(error.args[0] if error.args else error)
             self.set_status(404)
-            self.finish(_sentence(self.base_url, "This run cannot be shown", said))
+            head = "This run cannot be shown"
+            self.finish(_filled("said.html", base_url=self.base_url, head=head, text=said))
             return
         content = await loop.run_in_executor(None, path.read_bytes)
         # Its outputs are whatever a notebook made: they must not act in the name of who reads them.
@@ -90,10 +97,24 @@ class _Executed(JupyterHandler):
         self.finish(content)
 
 
-def _sentence(base_url: str, head: str, text: str) -> str:
-    source = (_HERE / "voila" / "templates" / "ml4ad" / "said.html").read_text("utf-8")
-    template = jinja2.Environment(autoescape=True).from_string(source)
-    return template.render(base_url=base_url, head=head, text=text)
+class _Page(TornadoVoilaHandler):  # type: ignore[misc]  # Voila has no types
+    """A page, of which a sentence stands there at once, however long its kernel takes."""
+
+    async def get_generator(self, path: str | None = None) -> AsyncIterator[str]:
+        """The beginning of a document, then Voila's; browsers take its second head as more."""
+        titles = {f"{name}.ipynb": title for name, title, _ in PAGES}
+        if path in titles:
+            self.set_header("Content-Type", "text/html; charset=utf-8")
+            self.set_header("Cache-Control", "no-store")
+            yield _filled("starting.html", base_url=self.base_url, title=titles[path])
+        async for part in super().get_generator(path):
+            yield part
+
+
+def _filled(name: str, **given: Any) -> str:
+    """One of our own documents with what belongs into it."""
+    source = (_HERE / "voila" / "templates" / "ml4ad" / name).read_text("utf-8")
+    return jinja2.Environment(autoescape=True).from_string(source).render(**given)
 
 
 class _File(web.RequestHandler):
@@ -118,6 +139,15 @@ class _End(VoilaShutdownKernelHandler):  # type: ignore[misc]  # Voila has no ty
         """Nothing: a closing page's beacon carries none. One must know the kernel's number."""
 
 
+class _Ours(NotebookNotary):
+    """Trusts the notebooks of the pages, which are ours, and keeps no signatures."""
+
+    def check_signature(self, nb: Any) -> bool:
+        """Yes."""
+        del nb
+        return True
+
+
 class Server(Voila):  # type: ignore[misc]  # Voila has no types
     """Voila that serves our pages; configured by `server`, not by files of the user's.
 
@@ -133,6 +163,20 @@ class Server(Voila):  # type: ignore[misc]  # Voila has no types
         self.voila_configuration.template = "lab"
         super().setup_template_dirs()
         self.template_paths = [str(_HERE / "voila" / "templates" / "ml4ad"), *self.template_paths]
+
+    def init_settings(self) -> dict[str, Any]:
+        """Voila's, with kernels that are forked."""
+        kernels = KernelProvisionerFactory.instance(parent=self)
+        where = f"{Provisioner.__module__}:{Provisioner.__qualname__}"
+        kernels.provisioners[_FORKED] = EntryPoint(_FORKED, where, kernels.GROUP_NAME)
+        kernels.default_provisioner_name = _FORKED
+        settings: dict[str, Any] = super().init_settings()
+        # Jupyter waits for three of its pings, longer than Tornado takes; pages pulse anyhow.
+        settings["ws_ping_timeout"] = settings["ws_ping_interval"] = _PING_MS
+        manager = settings["contents_manager"]
+        signatures = {"parent": manager, "store_factory": MemorySignatureStore}
+        manager.notary = _Ours(**signatures)  # type: ignore[no-untyped-call]
+        return settings
 
     def listen(self) -> None:
         """Serve until stopped; OSError if the port is taken, rather than another port."""
@@ -155,6 +199,7 @@ class Server(Voila):  # type: ignore[misc]  # Voila has no types
         finally:
             http.stop()
             self.stop()
+            Provisioner.mother.close()
 
     def init_handlers(self) -> list[Any]:
         """Voila's, after the start page and the files that pages need."""
@@ -170,7 +215,11 @@ class Server(Voila):  # type: ignore[misc]  # Voila has no types
         own.append((url_path_join(base, r"/voila/api/shutdown/(.*)"), _End))
         # Voila leaves these out of the prefix, and sends browsers there.
         login = [(url_path_join(base, path), *rest) for path, *rest in self._login_handlers()]
-        return [*own, *login, *super().init_handlers()]
+        voilas = [
+            (path, _Page if one is TornadoVoilaHandler else one, *rest)
+            for path, one, *rest in super().init_handlers()
+        ]
+        return [*own, *login, *voilas]
 
     def _login_handlers(self) -> list[Any]:
         return list(self.identity_provider.get_handlers())
@@ -200,11 +249,13 @@ def server(
     token: str | None = None,
     open_browser: bool = False,
     pool: Mapping[str, int] | int = 1,
+    verbose: bool = False,
 ) -> Server:
     """The server, ready to be started.
 
     ``token`` None makes one, "" asks for none. ``pool`` is the number of warm kernels per page, or
-    by page; 0 warms none, and a page then takes seconds to open. Raises OSError if the notebooks
+    by page; 0 warms none, and a page then takes seconds to open. ``verbose`` logs every kernel and
+    request that is odd, not only what goes wrong. Raises OSError if the notebooks
     are not there, ValueError for a base URL that does not begin with "/".
     """
     if not base_url.startswith("/"):
@@ -225,6 +276,7 @@ def server(
         config[manager].cull_idle_timeout = _IDLE_S
         config[manager].cull_interval = 20
         config[manager].cull_connected = False
+    config.Application.log_level = "INFO" if verbose else "WARN"
     config.Voila.token = token
     config.Voila.auto_token = token is None
     app = Server(config=config, config_file_paths=[], port_retries=0)

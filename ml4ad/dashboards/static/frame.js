@@ -15,11 +15,17 @@ export default {
       one.href = href;
       if (here) one.setAttribute("aria-current", "page");
       bar.append(one);
+      return one;
     };
+    // What is looked at goes along to the pages that show a run.
+    const along = [];
     if (ours) {
       link("ml4ad", "../../", false);
-      for (const [name, title] of model.get("pages")) {
-        link(title, name + ".ipynb", name === model.get("page"));
+      const pages = model.get("pages");
+      const holds = pages.some(([name, , ofRun]) => ofRun && name === model.get("page"));
+      for (const [name, title, ofRun] of pages) {
+        const one = link(title, name + ".ipynb", name === model.get("page"));
+        if (ofRun && holds && name !== model.get("page")) along.push([one, name + ".ipynb"]);
       }
     }
     const silent = document.createElement("div");
@@ -35,6 +41,10 @@ export default {
       const view = model.get("view");
       const keep = window.location.pathname + (view ? "?" + view : "");
       if (view !== null && began !== null) window.history.replaceState(null, "", keep);
+      const said = new URLSearchParams(view || "");
+      const kept = new URLSearchParams();
+      for (const name of ["dataset", "run"]) if (said.get(name)) kept.set(name, said.get(name));
+      for (const [one, href] of along) one.href = href + (kept.has("dataset") ? "?" + kept : "");
     };
     model.on("change:view", address);
     model.on("msg:custom", (message, buffers) => {
@@ -51,6 +61,7 @@ export default {
         setTimeout(() => URL.revokeObjectURL(file.href), 60000);
       }
     });
+    document.getElementById("ml4ad-starting")?.remove();
     model.send({ kind: "hello", search: ours ? window.location.search.slice(1) : "" });
     const pulse = setInterval(() => {
       if (document.hidden && Date.now() - last < 10000) return;
@@ -62,6 +73,12 @@ export default {
         silent.hidden = false;
       }
     }, PULSE_MS);
-    return () => clearInterval(pulse);
+    // Whoever leaves ends the kernel, while this page is still there to ask it.
+    const leave = () => clearInterval(pulse);
+    window.addEventListener("beforeunload", leave);
+    return () => {
+      window.removeEventListener("beforeunload", leave);
+      leave();
+    };
   },
 };

@@ -59,7 +59,7 @@ function rowTicks(rows, low, high, pixels) {
   const text = (row) => {
     const name = rows[row].split("/").at(-1);
     const head = heads.includes(row) ? "<b>" + subsystem(row) + "</b> " : "";
-    const most = head ? Math.max(9, 33 - subsystem(row).length) : 33;
+    const most = head ? Math.max(9, 28 - subsystem(row).length) : 29;
     return head + (name.length > most ? name.slice(0, most - 1) + "…" : name);
   };
   return { tickvals: shown, ticktext: shown.map(text) };
