@@ -4,12 +4,14 @@ import base64
 import uuid
 
 import numpy as np
+import pandas as pd
 import pytest
 import scored_samples as samples
 import sqlalchemy as sa
 
 import ml4ad
-from ml4ad import dashboards
+from ml4ad import dashboards, dqmio, ingest
+from ml4ad.dashboards.page import table
 
 RUNS = (11, 12)
 
@@ -88,6 +90,39 @@ def test_runs_lie_over_each_other_and_over_a_reference(page, archive):
     assert np.allclose(points(page.plot, 1), first / first.sum())
     assert np.allclose(points(page.plot, 2), first / first.sum() / (second / second.sum()))
     assert np.allclose(points(page.plot, 4), 1)
+
+
+def test_a_ratio_needs_a_reference(page):
+    page.reference.value = ""
+    assert page.ratio.disabled
+    page.reference.value = "run"
+    assert not page.ratio.disabled
+    assert "yaxis2" in page.plot.figure["layout"]
+    page.look.value = "trend"
+    page.look.value, page.reference.value = "histogram", ""
+    assert page.ratio.disabled
+    assert "yaxis2" not in page.plot.figure["layout"]
+
+
+def test_the_newest_run_is_opened_whatever_its_dataset_is_called(database_url, tmp_path):
+    with ml4ad.connect(database_url) as archive:
+        for dataset, run in (("/Z/new-v1/DQMIO", 12), ("/A/old-v1/DQMIO", 11)):
+            path = tmp_path / f"{run}.root"
+            dqmio.write(path, [samples.histograms(samples.LINE, run, n_ls=12)], seed=run)
+            assert [one.state for one in ingest.ingest(archive, [path], dataset=dataset)] == [
+                "PROCESSED"
+            ]
+        for one in (dashboards.Explore(archive), dashboards.Certify(archive)):
+            assert one.view()["dataset"] == "/Z/new-v1/DQMIO"
+            assert one.view()["run"] in (12, [12])
+
+
+def test_headings_are_words_and_numbers_stand_under_them_to_the_right():
+    frame = pd.DataFrame({"run_number": ["12"], "n_ls": [3], "flagged_first": [1.5], "me": ["A/b"]})
+    said = table(frame, marked={"n_ls": [True]})
+    assert "<th>run</th>" in said
+    assert '<th class="number">LS</th><th class="number">flagged first</th><th>element' in said
+    assert '<td class="number"><b class="bad">3</b></td><td class="number">1.5</td>' in said
 
 
 def test_rebinned_bins_are_sums_of_neighbours(page, archive):

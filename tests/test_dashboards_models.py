@@ -11,6 +11,7 @@ from test_dashboards import array
 
 import ml4ad
 from ml4ad import conditions, dashboards, detect
+from ml4ad.dashboards.models import _beyond_chance
 from ml4ad.detect import registry
 from ml4ad.detect.calibrate import LS_PER_SHIFT
 from ml4ad.detect.compare import compare
@@ -127,6 +128,13 @@ def test_realised_alarms_are_counted_beside_the_nominal_ones(page, archive):
     assert np.allclose(found["nominal"], expected)
     assert np.array_equal(array(trace(page.first)["y"]), found["realised"])
     assert np.array_equal(array(trace(page.first, 1)["y"]), found["nominal"])
+    beyond = _beyond_chance(found["realised"], found["nominal"])
+    assert page.more.value.count("beyond chance") == sum(beyond)
+
+
+def test_more_alarms_than_chance_gives_in_a_hundredth_of_runs_stand_out():
+    # Poisson: 3 or more where 0.5 is the mean come in 1.4 % of runs, 4 or more in 0.2 %.
+    assert _beyond_chance([0, 3, 4, 1], [0.5, 0.5, 0.5, 0.005]) == [False, False, True, True]
 
 
 def test_alarms_can_be_counted_on_a_list_of_lumisections(archive, tmp_path):

@@ -2,6 +2,7 @@
 
 import re
 import time
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -201,6 +202,24 @@ def test_the_start_page_tells_of_failed_files_and_of_what_is_not_assessed(archiv
     assert mood(archive, "Files", "operate") == ("0 wait, 1 failed or bad", "bad")
     assert mood(archive, "State", "shift") == ("not assessed: no model is active", "warn")
     assert mood(archive, "At work", "models") == ("none", "warn")
+
+
+def test_a_model_that_is_being_trained_is_told_wherever_none_is_at_work(archive):
+    model = {"patterns": ["*"], "datasets": [samples.DATASET], "selection": {}}
+    registry.create(archive, samples.quick(), name="pixel", false_alarms=1, seed=1, **model)
+    said = "not assessed: no model is active yet, pixel is being trained"
+    assert mood(archive, "State", "shift") == (said, "warn")
+    assert mood(archive, "Training", "models") == ("pixel is being trained", "")
+    operate = dashboards.Operate(archive)
+    assert "pixel is being trained" in operate.strip.value
+    operate.close()
+    shift = dashboards.Shift(archive)
+    assert "pixel is being trained" in shift._listing.value
+    shift.close()
+
+
+def test_the_start_page_leads_to_the_newest_run(archive):
+    assert glance.Look(archive)().query == f"dataset={quote(samples.DATASET, safe='')}&run=5"
 
 
 def test_the_start_page_counts_incidents_until_they_are_explained(database_url):

@@ -114,6 +114,45 @@ def test_without_an_active_model_the_page_says_how_to_get_one(judged, opened):
     page = opened(judged)
     assert "no model is active" in page._listing.value
     assert "ml4ad train" in page._listing.value
+    assert "explore.ipynb?dataset=" in page.reason.value
+    assert "run=7" in page.reason.value
+
+
+def test_without_an_active_model_people_say_what_they_know_of_the_run(judged, opened):
+    registry.retire(judged, "model")
+    page = opened(judged)
+    assert page._detail.layout.display != "none"
+    assert (page.first.value, page.last.value, page.scope.value) == (1, 10, "all")
+    page.by.value, page.why.value, page.first.value = "Ada", "no high voltage", 4
+    # News that come meanwhile leave what somebody is writing.
+    page._refresh()
+    page.says["bad"].click()
+    (said,) = verdict.list_(judged, 7).to_dict("records")
+    assert (said["first_ls"], said["last_ls"], said["me"]) == (4, 10, "")
+    assert "no high voltage" in page.verdicts.value
+    page.scope.value, page.why.value = "me", "of what?"
+    page.says["bad"].click()
+    assert "choose an incident" in page.banner.value
+    assert len(verdict.list_(judged, 7)) == 1
+
+
+def test_where_nothing_alarms_the_run_is_spoken_of_until_a_place_is_chosen(judged, opened):
+    with judged.engine.begin() as connection:
+        connection.execute(sa.delete(scoring.incident))
+    page = opened(judged)
+    assert "Explore it" in page.reason.value
+    assert page.scope.value == "all"
+    page.map.clicked = {"x": 5, "y": 1, "times": 1}
+    assert (page.first.value, page.scope.value) == (5, "me")
+
+
+def test_a_verdict_is_listed_with_its_workspace(judged, opened):
+    verdict.add(judged, 7, 2, "seen", dataset=samples.DATASET, by="Ada")
+    verdict.add(judged, 7, 3, "seen", dataset=samples.DATASET, by="Ada", workspace="tracker")
+    said = opened(judged).verdicts.value
+    assert "<th>workspace</th>" in said
+    assert "<td>tracker</td>" in said
+    assert "<td>all</td>" in said
 
 
 def test_new_lumisections_and_runs_are_followed_and_the_selection_stays(judged, opened):

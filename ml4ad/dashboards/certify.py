@@ -41,26 +41,29 @@ class Certify(page.Page):
         self.workspace = widgets.Dropdown(description="Workspace", options=[("all", "")])
         self.golden = widgets.Dropdown(description="Golden", options=[_NOTHING])
         self.dcs = widgets.Dropdown(description="DCS", options=[_NOTHING])
-        self.lumi = widgets.BoundedFloatText(description="Least 1/ub", min=0, max=1e12)
+        self.lumi = widgets.BoundedFloatText(
+            description="Least luminosity (1/\N{MICRO SIGN}b)", min=0, max=1e12
+        )
         self.part = widgets.BoundedFloatText(
-            description="Assessed", min=0, max=1, step=0.05, value=1.0
+            description="Least part assessed", min=0, max=1, step=0.05, value=1.0
         )
         self.compare = widgets.Dropdown(description="Compare to", options=[_NOTHING])
         self.lumi.tooltip = "Least recorded luminosity of a lumisection, in 1/ub"
         self.part.tooltip = "Part of the elements with a model that must have a score"
         self.given = widgets.FileUpload(
-            accept=".json,.txt", multiple=True, description="Add a JSON file", icon=""
+            accept=".json,.txt", multiple=True, description="Add a list (JSON)", icon=""
         )
+        self.given.layout.width = "180px"
         self.given.tooltip = "A list in CMS's format, for this page only; then choose it beside"
         self.map = Plot(label="state of each lumisection")
         self.summary = widgets.HTML()
         self.save = {
-            "good": widgets.Button(description="Good, as golden JSON"),
-            "bad": widgets.Button(description="Bad, as JSON"),
-            "report": widgets.Button(description="All, with reasons"),
+            "good": widgets.Button(description="Download good (golden JSON)"),
+            "bad": widgets.Button(description="Download bad (JSON)"),
+            "report": widgets.Button(description="Download all, with reasons"),
         }
         for button in self.save.values():
-            button.layout.width = "180px"
+            button.layout.width = "220px"
         self.on(self.given, self._take)
         self.on(self.dataset, self._dataset_chosen)
         for control in (self.runs, self.workspace, self.golden, self.dcs):
@@ -69,6 +72,8 @@ class Certify(page.Page):
             self.on(control, self.certify)
         for kind, button in self.save.items():
             self.on_click(button, self._saver(kind))
+        for control in (self.workspace, self.golden, self.dcs, self.lumi, self.part, self.compare):
+            control.layout.width, control.style.description_width = "310px", "150px"
         flow = {"flex_flow": "row wrap", "align_items": "flex-start", "grid_gap": "2px 6px"}
         demands = [self.workspace, self.golden, self.dcs, self.lumi, self.part, self.compare]
         demands.append(self.given)
@@ -100,7 +105,10 @@ class Certify(page.Page):
             return
         self.body.children = [self._all]
         with self.setting():
+            before = self.dataset.value
             controls.offer(self.dataset, sorted(self._runs["dataset"].unique()))
+            if before is None:
+                self.dataset.value, _ = controls.latest(self._runs)
             own = [one.name for one in workspaces.stored(self.archive.engine)]
             controls.offer(self.workspace, [("all", ""), *((name, name) for name in own)])
             self._offer_lists()
@@ -198,7 +206,7 @@ class Certify(page.Page):
         if other is not None:
             differs = verdict.difference(self.archive, found, other)
             rows = [
-                {"what": what.replace("_", " "), "n_ls": ranges.count(own)}
+                {"what": what.replace("_", " "), "LS": ranges.count(own)}
                 | {"lumisections": ranges.dumps(own)}
                 for what, own in differs.items()
             ]

@@ -102,13 +102,14 @@ class Explore(page.Page):
         )
         self.path = widgets.Dropdown(description="Trigger", options=[])
         self.reference = widgets.Dropdown(description="Reference", options=[("none", "")])
-        self.ratio = widgets.Checkbox(description="ratio", value=True, indent=False)
+        self.ratio = widgets.Checkbox(
+            description="ratio to the reference", value=True, indent=False, disabled=True
+        )
         self.log = widgets.Checkbox(description="log", indent=False)
         self.rebin = widgets.Dropdown(description="Rebin", options=[1])
         self.moment = widgets.Dropdown(description="Of each LS", options=_MOMENTS)
         self.beside = widgets.Dropdown(description="Beside", options=[("nothing", "")])
-        for small in (self.ratio, self.log):
-            small.layout.width = "70px"
+        self.ratio.layout.width, self.log.layout.width = "160px", "70px"
         for short in (self.norm, self.reference, self.moment, self.beside, self.path):
             short.layout.width = "240px"
         self.rebin.layout.width = "150px"
@@ -150,7 +151,7 @@ class Explore(page.Page):
             [self.dataset, self.run, self.others, self.tree],
             layout={"width": "310px", "flex": "0 0 310px"},
         )
-        self.options = widgets.HBox(layout=flow)
+        self.options = widgets.HBox(layout=flow | {"grid_gap": "0 10px"})
         right = widgets.VBox(
             [
                 widgets.HBox([self.look, self.sums], layout=flow | {"grid_gap": "0 24px"}),
@@ -182,7 +183,10 @@ class Explore(page.Page):
             return
         self.body.children = [self._all]
         with self.setting():
+            before = self.dataset.value
             controls.offer(self.dataset, sorted(runs["dataset"].unique()))
+            if before is None:
+                self.dataset.value, _ = controls.latest(runs)
         self._offer_runs()
         if self._given:
             given, self._given = self._given, {}
@@ -356,6 +360,7 @@ class Explore(page.Page):
             listed.insert(1, self.path)
         if self.options.children != tuple(listed):
             self.options.children = listed
+        self.ratio.disabled = not self.reference.value
         sums = self.sums.value if look == "histogram" else "range"
         self.sums.layout.display = "" if look == "histogram" else "none"
         for name, control in (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
@@ -281,7 +281,7 @@ class Models(page.Page):
             )
             return ()
         rows = [
-            {"element": me, "fault": fault} | own
+            {"me": me, "fault": fault} | own
             for me, proof in shown.items()
             for fault, own in proof["faults"].items()
         ]
@@ -311,7 +311,13 @@ class Models(page.Page):
             f"{page.number(int(found['n_ls'].sum()))} lumisections. On known-good lumisections the "
             "two agree; where faults are, there are more.</p>"
         )
-        self.more.value = page.table(found.astype({"run_number": str}))
+        beyond = _beyond_chance(found["realised"], found["nominal"])
+        shown = found.astype({"run_number": str}).assign(
+            judged=["beyond chance" if one else "" for one in beyond]
+        )
+        self.more.value = page.table(
+            shown.rename(columns={"judged": "against chance"}), marked={"realised": beyond}
+        )
         return (
             curves.alarms_by_run(found["run_number"].tolist(), found["nominal"], found["realised"]),
         )
@@ -433,6 +439,13 @@ def _listed(row: Mapping[Any, Any]) -> tuple[str, str]:
     if row["n_lumisections"] > 0:
         said.append(f"{page.number(int(row['n_lumisections']))} LS")
     return f"{name}: {', '.join(said)}, {row['created_at']:%Y-%m-%d %H:%M}", name
+
+
+def _beyond_chance(realised: Iterable[int], nominal: Iterable[float]) -> list[bool]:
+    """Whether so many alarms, or more, come in less than 1 % of runs where all is good."""
+    from scipy.stats import poisson
+
+    return [bool(poisson.sf(n - 1, mean) < 0.01) for n, mean in zip(realised, nominal, strict=True)]
 
 
 def _runs_scored(archive: Archive, model: Model) -> list[Scored]:

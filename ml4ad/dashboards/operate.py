@@ -13,7 +13,7 @@ import ipywidgets as widgets
 import pandas as pd
 
 from ml4ad import cluster, ingest, settings
-from ml4ad.dashboards import controls, curves, page, started
+from ml4ad.dashboards import controls, curves, glance, page, started
 from ml4ad.dashboards.browser import Plot
 from ml4ad.ingest import pace
 from ml4ad.pipelines import outlook, records, schedule
@@ -205,12 +205,17 @@ class Operate(page.Page):
         facts = {
             "Waiting": f"{waits['n_files']} files, {page.size(waits['bytes'])}",
             "Oldest waits since": oldest,
-            "Last hour": f"{rates.n_files} files, {page.size(rates.bytes)}",
-            "Rate": f"{page.number(rates.mb_per_minute, 3)} MB/min" if rates.n_files else page.NONE,
+            "Taken in, last hour": f"{rates.n_files} files, {page.size(rates.bytes)}",
+            "Rate of taking in": (
+                f"{page.number(rates.mb_per_minute, 3)} MB/min" if rates.n_files else page.NONE
+            ),
             "Database": page.size(pace.database_bytes(self.archive)),
             "At work": f"{sum(r.state is RunState.RUNNING for r in self._records)} runs",
             "Schedule": "kept" if self._keeper else "nobody keeps it",
         }
+        under_way = glance.training(self.archive)
+        if under_way:
+            facts["Models"] = under_way
         late = {"Schedule"} if self._jobs and not self._keeper else set()
         return page.strip(word, kind, facts, late)
 

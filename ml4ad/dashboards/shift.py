@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from ml4ad import verdict
-from ml4ad.dashboards import controls, page, plots
+from ml4ad.dashboards import controls, glance, page, plots
 from ml4ad.dashboards.browser import Plot
 from ml4ad.dashboards.held import Held, Key
 from ml4ad.dashboards.news import News
@@ -118,6 +118,7 @@ class Shift(page.Page):
         self._board: Board | None = None
         self._incidents: pd.DataFrame | None = None
         self._at: tuple[str, int] | None = None
+        self._whole: tuple[str, int] | None = None
         self._facts: dict[str, str] = {}
         self._last: datetime | None = None
         self._controls()
@@ -202,10 +203,9 @@ class Shift(page.Page):
         self.body.children = [self._all]
         with self.setting():
             before = self.dataset.value
-            latest = self._runs.sort_values("run_number")["dataset"].iloc[-1]
             controls.offer(self.dataset, sorted(self._runs["dataset"].unique()))
             if before is None:
-                self.dataset.value = latest
+                self.dataset.value, _ = controls.latest(self._runs)
         self._offer_runs()
         if self._given:
             given, self._given = self._given, {}
@@ -270,9 +270,9 @@ class Shift(page.Page):
         self._show_verdicts()
         if self._board is None:
             what = "its scores are not here yet" if used else "no model is active"
-            trained = registry.models(self.archive, "training")["name"].tolist()
-            if trained and not used:
-                what += f" yet, {', '.join(trained)} is being trained"
+            under_way = glance.training(self.archive)
+            if under_way and not used:
+                what += f" yet, {under_way}"
             command = (
                 "Train one: `ml4ad train`, then `ml4ad models activate NAME`."
                 if not used
@@ -283,7 +283,8 @@ class Shift(page.Page):
                 f"Run {run_number} was not assessed: {what}. That does not mean that it is good.",
                 command,
             )
-            self._detail.layout.display = self.list.layout.display = "none"
+            self.list.layout.display = "none"
+            self._show_whole()
             return
         self._listing.value = "<h2>What is wrong</h2>"
         self.list.layout.display = ""
@@ -300,7 +301,7 @@ class Shift(page.Page):
         elif len(self._incidents):
             self._incident_chosen()
         else:
-            self._detail.layout.display = "none"
+            self._show_whole()
 
     def _show_incidents(self) -> None:
         found = self._incidents
@@ -392,9 +393,10 @@ class Shift(page.Page):
         if not len(self._said):
             self.verdicts.value = "<h2>What people said</h2>Nothing yet of this run."
             return
-        columns = ["said_at", "said_by", "verdict", "first_ls", "last_ls", "me", "why"]
-        names = {"said_at": "when", "said_by": "who", "first_ls": "first LS", "last_ls": "last LS"}
-        shown = self._said[columns].iloc[::-1].rename(columns=names | {"me": "element"})
+        columns = ["said_at", "said_by", "verdict", "first_ls", "last_ls", "me", "workspace", "why"]
+        shown = (
+            self._said[columns].iloc[::-1].replace({"me": {"": "all"}, "workspace": {"": "all"}})
+        )
         self.verdicts.value = f"<h2>What people said</h2>{page.table(shown)}"
 
     def close(self) -> None:
@@ -420,6 +422,27 @@ class Shift(page.Page):
             self.first.value = self.last.value = ls_number
         self._show(me, ls_number)
 
+    def _show_whole(self) -> None:
+        """No place is chosen: there is the run to explore, and to speak of as a whole."""
+        dataset, run_number = self.dataset.value, self.run.value
+        self.plot.figure, self.trend.figure = {}, {}
+        self.map.marks = []
+        link = controls.query({"dataset": dataset, "run": run_number})
+        where = "Choose a place in the map, or" if self._board is not None else "You can"
+        self.reason.value = (
+            f"<h2>Run {run_number}</h2>{where} say what you know of the whole run, or of some "
+            f'lumisections. <a href="explore.ipynb?{link}">Explore it</a>'
+        )
+        if self._whole == (dataset, run_number) or self._runs is None:
+            # Somebody may be writing here while news come.
+            return
+        self._whole = dataset, run_number
+        own = self._runs
+        own = own[(own["dataset"] == dataset) & (own["run_number"] == run_number)].iloc[0]
+        with self.setting():
+            self.scope.value = "all"
+            self.first.value, self.last.value = int(own["first_ls"]), int(own["last_ls"])
+
     def _mark(self) -> None:
         """Mark the range of the boxes where it is chosen, in the map and in the trend."""
         if self._board is None or self._at is None or self._at[0] not in self._board.mes:
@@ -431,8 +454,10 @@ class Shift(page.Page):
     def _show(self, me: str, ls_number: int) -> None:
         if self._board is None:
             return
-        self._at = me, ls_number
-        self._detail.layout.display = ""
+        if self._whole is not None:
+            with self.setting():
+                self.scope.value = "me"
+        self._at, self._whole = (me, ls_number), None
         i, column = self._board.row(me), np.searchsorted(self._board.ls_numbers, ls_number)
         at = min(int(column), len(self._board.ls_numbers) - 1)
         here = self._board.ls_numbers[at] == ls_number
@@ -514,14 +539,17 @@ class Shift(page.Page):
         """Keep a verdict of the range in the boxes, with the name and the time."""
         if not self.by.value.strip():
             raise ValueError("say who you are: your name goes with the verdict")
-        if self._at is None:
-            raise ValueError("choose an incident, or a cell of the map, first")
+        at = self._at if self._whole is None else None
+        if at is None and self.scope.value == "me":
+            raise ValueError(
+                "choose an incident, or a cell of the map, first; or say it of all elements"
+            )
         found = self._incidents
         of_incident = None
-        if found is not None and self.list.value is not None:
+        if found is not None and self.list.value is not None and at is not None:
             row = found[found["incident_id"] == self.list.value].iloc[0]
             overlaps = row["first_ls"] <= self.last.value and self.first.value <= row["last_ls"]
-            if self._at[0] in row["mes"] and overlaps:
+            if at[0] in row["mes"] and overlaps:
                 of_incident = int(self.list.value)
         verdict.add(
             self.archive,
@@ -530,7 +558,7 @@ class Shift(page.Page):
             kind,
             why=self.why.value,
             dataset=self.dataset.value,
-            me=self._at[0] if self.scope.value == "me" else "",
+            me=at[0] if at is not None and self.scope.value == "me" else "",
             incident_id=of_incident,
             by=self.by.value,
         )
