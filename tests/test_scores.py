@@ -25,6 +25,7 @@ import ml4ad
 from ml4ad import Axis, HistogramStack, cli, cluster, conditions, detect
 from ml4ad.detect import reasons, registry
 from ml4ad.detect.alarms import refresh
+from ml4ad.detect.base import Place, describe
 from ml4ad.detect.calibrate import Tail
 from ml4ad.detect.episodes import find
 from ml4ad.detect.train import calibration_scores, careful_tail
@@ -365,6 +366,63 @@ def test_a_model_that_cannot_explain_leaves_the_alarm_standing(database_url):
         (only,) = detect.incidents(archive, 7)["sentence"]
         assert only == "e0: unlike all known-good lumisections in LS 5 to 7; and 1 more element"
         assert len(detect.incidents(archive, me="Pixel/e1")) == 1
+
+
+@pytest.mark.parametrize(
+    ("since", "said"),
+    [
+        (5, "e: 4 bins at charge = 1.5 ke empty since LS 5; expected 400, seen 0"),
+        # Too weak at first, or another element began before.
+        (
+            3,
+            "e: 4 bins at charge = 1.5 ke empty since LS 3; expected 400, seen 0; alarm since LS 5",
+        ),
+        (
+            6,
+            "e: 4 bins at charge = 1.5 ke empty since LS 6; expected 400, seen 0; alarm since LS 5",
+        ),
+        # Of one lumisection alone.
+        (
+            None,
+            "e: 4 bins at charge = 1.5 ke empty in LS 9; expected 400, seen 0; alarm since LS 5",
+        ),
+    ],
+)
+def test_words_and_numbers_tell_one_beginning(database_url, monkeypatch, since, said):
+    log_p = np.zeros((1, 20))
+    log_p[0, 4:12], log_p[0, 8] = -40, -50
+    stack = histograms("Pixel/e", 7, n_ls=20)
+    place = Place.of(stack.axes, [(1, 4)])
+    reason = describe(stack, 9, 50.0, place, 0.0, 400.0, since=since)
+    monkeypatch.setattr("ml4ad.detect.alarms.explain", lambda *_: reason)
+    with judged(database_url, log_p, mes=["Pixel/e"]) as archive:
+        refresh(archive, "model", DATASET, 7)
+        (found,) = detect.incidents(archive, 7).to_dict("records")
+        assert (found["first_ls"], found["peak_ls"]) == (5, 9)
+        assert found["sentence"] == said
+
+
+def test_words_follow_what_is_scored_later(database_url):
+    log_p = np.zeros((2, 20))
+    log_p[0, 4:7] = -40
+    with judged(database_url, log_p) as archive:
+        model = registry.get(archive, "model")
+        refresh(archive, model, DATASET, 7)
+        log_p[:, 4:9] = -40
+        scored = detect.score_map(archive, model, DATASET, 7)
+        rewrite(archive, scored, log_p)
+        refresh(archive, model, DATASET, 7)
+        (only,) = detect.incidents(archive, 7)["sentence"]
+        assert only == "e0: unlike all known-good lumisections in LS 5 to 9; and 1 more element"
+
+
+def rewrite(archive, scored, log_p):
+    """Other scores of the same lumisections."""
+    with archive.engine.begin() as connection:
+        for me_id, own in zip(scored.me_ids, log_p, strict=True):
+            packed = own.astype("<f8").tobytes()
+            changed = sa.update(scoring.score).where(scoring.score.c.me_id == me_id)
+            connection.execute(changed.values(log_p=packed, least_log_p=float(own.min())))
 
 
 def test_listeners_are_told_of_incidents(database_url):

@@ -59,18 +59,14 @@ class Scoring(BaseModel):
 _INDEXER = bodies.may("admin", "index", everywhere=True)
 _INGESTER = bodies.may("admin", "ingest", everywhere=True)
 _SCORER = bodies.may("write", "score", everywhere=True)
-_ACCEPTED: dict[int | str, dict[str, Any]] = {
-    409: {"model": rows.Problem, "description": "one is at work; Location says which"}
+_BEGUN: dict[str, Any] = {
+    "response_model": rows.PipelineRun,
+    "status_code": 202,
+    "responses": {409: {"model": rows.Problem, "description": "one is at work; see Location"}},
 }
 
 
-@router.post(
-    "/index",
-    response_model=rows.PipelineRun,
-    status_code=202,
-    responses=_ACCEPTED,
-    openapi_extra=bodies.described(Files),
-)
+@router.post("/index", **_BEGUN, openapi_extra=bodies.described(Files))
 def index(
     request: Request,
     seen: Annotated[View, _INDEXER],
@@ -80,13 +76,7 @@ def index(
     return _begun(request, seen, "index", wanted)
 
 
-@router.post(
-    "/ingest",
-    response_model=rows.PipelineRun,
-    status_code=202,
-    responses=_ACCEPTED,
-    openapi_extra=bodies.described(Ingestion),
-)
+@router.post("/ingest", **_BEGUN, openapi_extra=bodies.described(Ingestion))
 def ingest(
     request: Request,
     seen: Annotated[View, _INGESTER],
@@ -96,13 +86,7 @@ def ingest(
     return _begun(request, seen, "ingest", wanted)
 
 
-@router.post(
-    "/score",
-    response_model=rows.PipelineRun,
-    status_code=202,
-    responses=_ACCEPTED,
-    openapi_extra=bodies.described(Scoring),
-)
+@router.post("/score", **_BEGUN, openapi_extra=bodies.described(Scoring))
 def score(
     request: Request,
     seen: Annotated[View, _SCORER],

@@ -114,12 +114,16 @@ def _row(
         "log_p": float(scored.log_p[lead, peak]),
     }
     for old in before.values():
-        if all(old[name] == row[name] for name in ("me_id", "peak_ls", "score")):
+        same = all(old[name] == row[name] for name in _SAID_OF)
+        # Without a place, the words tell the lumisections.
+        if same and (old["place"] or old["last_ls"] == row["last_ls"]):
             return row | {name: old[name] for name in _EXPLAINED}
     why = explain(archive, scored, scored.mes[lead], incident.peak_ls) if explained else None
     return row | _words(incident, why)
 
 
+# What the words depend on, beside the lumisection that they explain.
+_SAID_OF = ("me_id", "me_ids", "first_ls", "peak_ls", "score")
 _EXPLAINED = (*("direction", "strength", "observed", "expected", "place", "reference", "sentence"),)
 
 
@@ -145,6 +149,12 @@ def _words(incident: Incident, why: Explanation | None) -> dict[str, Any]:
         sentence = f"{name}: unlike all known-good lumisections {span}"
     else:
         sentence = why.sentence
+        if why.since == why.ls_number != incident.first_ls:
+            # A detector that looks at one lumisection alone cannot tell more than that.
+            sentence = sentence.replace(f" since LS {why.since};", f" in LS {why.since};")
+        # Too little at first to be an alarm, or seen in another element before.
+        if why.since != incident.first_ls:
+            sentence += f"; alarm since LS {incident.first_ls}"
     more = len(incident.elements) - 1
     if more:
         sentence += f"; and {more} more element{'s' if more > 1 else ''}"
@@ -179,11 +189,12 @@ def incidents(
 ) -> pd.DataFrame:
     """Incidents of runs, the clearest of each run first; ``model`` None is all active ones.
 
-    ``me`` is the full name of an element that shows it. Columns: incident_id, model, dataset,
-    run_number, first_ls, last_ls, open (not over at the run's last lumisection), n_elements,
-    n_flagged, me (that shows it most clearly), mes (all), peak_ls, score, log_p, direction,
-    strength, observed, expected, place, reference, sentence, found_at. Raises KeyError for a model,
-    dataset or element that is not there.
+    ``me`` is the full name of an element that shows it. ``first_ls`` is the first lumisection with
+    an alarm; ``sentence`` tells since when the difference is there, and both where they differ.
+    Columns: incident_id, model, dataset, run_number, first_ls, last_ls, open (not over at the
+    run's last lumisection), n_elements, n_flagged, me (that shows it most clearly), mes (all),
+    peak_ls, score, log_p, direction, strength, observed, expected, place, reference, sentence,
+    found_at. Raises KeyError for a model, dataset or element that is not there.
     """
     chosen = {one.model_id: str(one) for one in models_or_active(archive, model)}
     query = (
