@@ -14,7 +14,7 @@ _TEMPLATE = """\
 """
 
 #: Tag of cells whose code the page leaves out. Where the parameters have it, the whole page is for
-#: people who do not program: of no cell there is code, a number or a prompt.
+#: people who do not program: no code, no numbers of cells, nothing of what libraries warn of.
 WITHOUT_CODE = "remove_input"
 
 
@@ -29,6 +29,9 @@ def write(notebook: Path) -> Path:
     read_only = any(
         {"parameters", WITHOUT_CODE} <= set(cell.metadata.get("tags", ())) for cell in content.cells
     )
+    for cell in content.cells if read_only else ():
+        if cell.cell_type == "code":
+            cell.outputs = [own for own in cell.outputs if own.get("name") != "stderr"]
     removing = {"enabled": True, "remove_input_tags": {WITHOUT_CODE}}
     exporter = HTMLExporter(
         config=Config(TagRemovePreprocessor=removing),
@@ -36,6 +39,7 @@ def write(notebook: Path) -> Path:
         template_file="ml4ad.html.j2",
         embed_images=True,
         exclude_input=read_only,
+        exclude_input_prompt=read_only,
         exclude_output_prompt=read_only,
         # A pilcrow beside each title, where there is nothing to click for.
         exclude_anchor_links=True,

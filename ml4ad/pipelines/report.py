@@ -78,8 +78,13 @@ class Table:
 
         if not len(self.frame):
             return f"<p>{escape(self.if_empty)}</p>"
-        with pd.option_context("display.max_colwidth", None):
-            return str(self.read.to_html(index=False, border=0))
+        words = self.read
+        told = [
+            i for i, dtype in enumerate(words.dtypes) if not pd.api.types.is_numeric_dtype(dtype)
+        ]
+        left: list[Any] = [{"selector": f".col{i}", "props": "text-align: left"} for i in told]
+        styled = words.style.hide(axis="index").format(escape="html").set_table_styles(left)
+        return str(styled.set_table_attributes('class="dataframe"').to_html())
 
 
 def standing(archive: Archive, dataset: str) -> str:
