@@ -50,9 +50,10 @@ chromium: env
 	|| $(BIN)/playwright install chromium \
 	|| echo "NO CHROMIUM could be had: browser tests are skipped (and fail in CI)"
 
-# Files are shared out to two processes, each with a PostgreSQL of its own.
+# Two processes, each with a PostgreSQL of its own, have half of the tests each, file by file; who is
+# through first takes over from the other. Sharing out whole files left one of them idle at the end.
 test: env jsroot chromium cmsdials
-	$(BIN)/pytest --numprocesses 2 --dist loadfile
+	$(BIN)/pytest --numprocesses 2 --dist worksteal
 
 lint: env
 	$(BIN)/ruff format --check .

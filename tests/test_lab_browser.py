@@ -41,7 +41,7 @@ TUTORIALS = {
     "tutorials/09_export": ({}, ["True", "store/"]),
     "tutorials/10_from_dials": ({}, ["HistogramStack", "383394"]),
 }
-QUICK = ("tutorials/01_first_look", "tutorials/03_trends")
+QUICK = ("tutorials/01_first_look",)
 SHOWN = FLOW | (
     TUTORIALS if os.environ.get("ML4AD_LAB_ALL") else {name: TUTORIALS[name] for name in QUICK}
 )
