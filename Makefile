@@ -52,8 +52,9 @@ chromium: env
 
 # Two processes, each with a PostgreSQL of its own, have half of the tests each, file by file; who is
 # through first takes over from the other. Sharing out whole files left one of them idle at the end.
+# Two that each keep a thread per core busy with small matrices only stand in each other's way.
 test: env jsroot chromium cmsdials
-	$(BIN)/pytest --numprocesses 2 --dist worksteal
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist worksteal
 
 lint: env
 	$(BIN)/ruff format --check .
