@@ -303,6 +303,7 @@ def test_replace_takes_the_newer_whatever_the_order(archive, tmp_path):
     os.utime(old, (1e9, 1e9))
     take_in(archive, new)
     (kept,) = take_in(archive, old, replace=True)
+    assert f"held by {new}, which is newer (run 7: 3-4)" in kept.reason
     assert (kept.n_ls, kept.n_refused) == (2, 2)
     first = contents(archive)
     ingest.forget_file(archive, str(new))

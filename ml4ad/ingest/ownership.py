@@ -59,7 +59,7 @@ def claim(
             _take_over(connection, row, older)
             mine.update(_keys(older))
             holders = holders.drop(older.index)
-        reason = _told(row.path, holders)
+        reason = _told(row.path, holders, ", which is newer" if replace else "")
     return Owned(_by_run(lumisections, mine), len(mine), len(every) - len(mine), reason)
 
 
@@ -140,15 +140,15 @@ def _holders(
     return pd.concat(frames, ignore_index=True)
 
 
-def _told(path: str, holders: pd.DataFrame) -> str:
-    """For a person: which lumisections another file holds, as ranges, and which file."""
+def _told(path: str, holders: pd.DataFrame, why: str) -> str:
+    """For a person: which lumisections another file holds, as ranges, and which file, and why."""
     parts = []
     for holder, rows in holders.groupby("path", sort=True):
         runs = [
             f"run {run_number}: {_ranges(numbers.to_numpy())}"
             for run_number, numbers in rows.groupby("run_number").ls_number
         ]
-        parts.append(f"{len(rows)} lumisections are held by {holder} ({'; '.join(runs)})")
+        parts.append(f"{len(rows)} lumisections are held by {holder}{why} ({'; '.join(runs)})")
     if len(parts) > _NAMED:
         parts = [*parts[:_NAMED], f"and more by {len(parts) - _NAMED} other files"]
     return f"{path}: {', '.join(parts)}" if parts else ""
