@@ -8,7 +8,8 @@ COPY), and a model is trained on 20 elements, which all others look like. Scores
 random numbers, put into the table, with faults that are in the histograms, too. Then
 `ml4ad dashboards` serves, and headless Chromium visits:
 
-* from the address to the first picture, with a warm kernel;
+* from the address to the first picture, with a warm kernel, and how long the browser and the
+  server had a core for it, which does not depend on what else the machine does;
 * clicks, from the event to the frame in which the picture has changed;
 * zooming and moving the alarm map of 300 x 2000;
 * so many new lumisections with their notifications (160 are an hour's), one after the other, and
@@ -28,7 +29,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -247,6 +248,25 @@ def megabytes(process: psutil.Process) -> tuple[float, float, float]:
     return full.rss / 1e6, full.uss / 1e6, full.pss / 1e6
 
 
+def worked(processes: Iterable[psutil.Process]) -> float:
+    """Seconds that these processes have had a core for; those that are gone count nothing."""
+    total = 0.0
+    for one in processes:
+        with suppress(psutil.NoSuchProcess):
+            total += sum(one.cpu_times()[:2])
+    return total
+
+
+def browsers() -> list[psutil.Process]:
+    """Processes of the browser."""
+    found = []
+    for one in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if "chrom" in one.name():
+                found.append(one)
+    return found
+
+
 # -- what is measured ------------------------------------------------------------------------------
 
 
@@ -456,10 +476,14 @@ def measure(
     """All that is told of above."""
     shift = f"{address}voila/render/shift.ipynb"
     first: dict[str, list[float]] = {}
+    work: list[tuple[float, float]] = []
     clicks: dict[str, list[float]] = {}
     for where in ("shift", "explore") * 3:
         settled(server, n_warm)
+        before = worked(browsers()), worked([server, *kernels(server)])
         page, seconds = opened(browser, f"{address}voila/render/{where}.ipynb")
+        after = worked(browsers()), worked([server, *kernels(server)])
+        work.append((after[0] - before[0], after[1] - before[1]))
         first.setdefault(where, []).append(seconds)
         if len(first[where]) == 3:
             page.wait_for_timeout(1500)
@@ -473,6 +497,8 @@ def measure(
     print(f"load of the machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
     for where, seconds in first.items():
         told(f"{where}: first picture", [1000 * one for one in seconds])
+    for who, times in zip(("browser", "server and kernels"), zip(*work, strict=True), strict=True):
+        told(f"core time of {who} until then", [1000 * one for one in times])
     for name, times in clicks.items():
         told(name, times)
     told("any click", [one for times in clicks.values() for one in times])
