@@ -38,7 +38,9 @@ _TEMPLATE = "template_"
 _PRIOR_LS = 50.0
 #: Scores above which it is asked whether the difference is still there,
 _NOTABLE = 2.0
-#: not asked any more, not learned by the baseline, and not believed of the training,
+#: not believed of the training,
+_DOUBTED = 3.5
+#: not asked any more, and not learned by the baseline,
 _STRANGE = 5.0
 #: and at which a difference elsewhere explains more than counts in dead bins.
 _CLEAR = 3.0
@@ -91,11 +93,26 @@ class Scan(Detector):
         usable = np.ones(len(training), bool) if known is None else np.isfinite(known)
         self.plane_ = plane(training.counts.shape[1:])
         self._fit_usable(training, counts, known, usable)
-        strange = self.calibration_rows_[self.calibration_scores_ > _STRANGE]
+        strange = self._strange_training(training)
         # Faults that were certified good by mistake; more than a tenth is another kind of good.
-        if 0 < len(strange) <= 0.1 * usable.sum():
-            usable[strange] = False
+        if 0 < strange.sum() <= 0.1 * usable.sum():
+            usable &= ~strange
             self._fit_usable(training, counts, known, usable)
+
+    def _strange_training(self, training: Training) -> NDArray[np.bool_]:
+        """Which training lumisections are not believed, ``(n,)``.
+
+        Those that score high, and as a weak fault is seen late, the window before each; this only
+        while all together are few.
+        """
+        rows = self.calibration_rows_[self.calibration_scores_ > _DOUBTED]
+        strange = np.zeros(len(training), dtype=bool)
+        strange[rows] = True
+        before = np.maximum(rows[:, None] - np.arange(max(self.windows)), 0)
+        same = training.run_numbers[before] == training.run_numbers[rows][:, None]
+        wide = strange.copy()
+        wide[before[same]] = True
+        return wide if wide.mean() <= 0.1 else strange
 
     def _fit_usable(
         self, training: Training, counts: Floats, known: Floats | None, usable: NDArray[np.bool_]
