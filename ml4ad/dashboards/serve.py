@@ -31,6 +31,8 @@ _HERE = Path(__file__).parent
 #: A kernel whose page is closed ends after so many seconds at the latest.
 _IDLE_S = 120
 _FORKED = "ml4ad-forked"
+#: Seconds that a page waits for what its cells show.
+_OUTPUT_S = 60
 _PING_MS = 90_000
 _EXTENSIONS = (
     "@jupyter-widgets/jupyterlab-manager",
@@ -266,6 +268,8 @@ def server(
     config.VoilaConfiguration.default_pool_size = 0
     config.VoilaConfiguration.show_tracebacks = False
     config.VoilaConfiguration.file_allowlist = []
+    # On a busy server what a cell shows may come after its end, and would be left out.
+    config.VoilaExecutor.iopub_timeout = _OUTPUT_S
     # Of what is installed beside, nothing belongs on these pages.
     config.VoilaConfiguration.extension_allowlist = list(_EXTENSIONS)
     config.VoilaConfiguration.allow_template_override = "NO"
