@@ -24,6 +24,7 @@ import numpy as np
 import pandas as pd
 from sklearn.decomposition import PCA
 from sklearn.metrics import roc_auc_score, roc_curve
+from threadpoolctl import threadpool_limits
 
 from ml4ad import detect
 from ml4ad.detect import Evaluation, Trial
@@ -397,8 +398,12 @@ def sklearn_pca(training: list[HistogramStack], test: HistogramStack) -> Callabl
     return errors
 
 
+@threadpool_limits.wrap(limits=1)
 def speed() -> None:
-    """Milliseconds of CPU per lumisection, and against scikit-learn's PCA on the same data."""
+    """Milliseconds of CPU per lumisection, and against scikit-learn's PCA on the same data.
+
+    Linear algebra has one thread, as in a worker: others would wait for each other, which is CPU.
+    """
     rows = {}
     wanted = {(100,): 0.1, (34, 72): 5.0, (300, 200): 30.0}
     for shape, entries, n_ls in (((100,), 300, 1000), ((34, 72), 20, 200), ((300, 200), 20, 60)):

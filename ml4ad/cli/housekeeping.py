@@ -35,7 +35,7 @@ def compact(dataset: str | None, run_number: int | None) -> None:
     \b
     Examples:
       ml4ad compact
-      ml4ad compact --dataset /ZeroBias/Run2024F-PromptReco-v1/DQMIO --run 382255
+      ml4ad compact --dataset /ZeroBias/Run2024F-PromptReco-v1/DQMIO --run 383218
     """
     import pandas as pd
 
@@ -72,7 +72,7 @@ def export(dataset: str, folder: Path, me: str, run_number: int | None) -> None:
     \b
     Examples:
       ml4ad export /ZeroBias/Run2024F-PromptReco-v1/DQMIO zerobias2024f
-      ml4ad export /ZeroBias/Run2024F-PromptReco-v1/DQMIO pixel --me 'PixelPhase1/*' --run 382255
+      ml4ad export /ZeroBias/Run2024F-PromptReco-v1/DQMIO pixel --me 'PixelPhase1/*' --run 383218
     """
     from ml4ad import connect
     from ml4ad.cli.show import progress

@@ -199,7 +199,7 @@ def score(
     \b
     Examples:
       ml4ad score
-      ml4ad score --run 382255 --model pixel:3 --all --workers 2
+      ml4ad score --run 383218 --model pixel:3 --all --workers 2
     """
     from ml4ad import connect
     from ml4ad.detect.score import score as judge
@@ -339,7 +339,7 @@ def compare(first: str, second: str, dataset: str, run_number: int) -> None:
     """Compare how models FIRST and SECOND judge the same run.
 
     \b
-    Example: ml4ad models compare pixel:2 pixel:3 --run 382255 \\
+    Example: ml4ad models compare pixel:2 pixel:3 --run 383218 \\
         --dataset /ZeroBias/Run2024F-PromptReco-v1/DQMIO
     """
     from ml4ad import connect

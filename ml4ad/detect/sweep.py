@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 
 import numpy as np
 
@@ -13,8 +12,9 @@ from ml4ad.stack import Floats
 
 #: Values of one array that are worked on together: what fits into a processor's cache,
 _PIECE = 100_000
-#: and fewest lumisections, that those before them in the windows are not most of the work.
-_FEWEST_LS = 16
+#: and fewest lumisections, that those before them in the windows are not most of the work; of
+#: more than the most, the misfit's weights would leave what a float can hold.
+_FEWEST_LS, _MOST_LS = 16, 1000
 #: Places from whose pulls the misfit is taken.
 _N_PLACES = 128
 
@@ -61,7 +61,7 @@ def sums(run: Run, all_of: Sequence[Boxes], windows: Sequence[int]) -> Iterator[
     n_ls, nx, ny = run.counts.shape
     before = max(windows) - 1
     tails: dict[int, tuple[Singles, Singles]] = {}
-    step = max(_FEWEST_LS, _PIECE // (nx * ny))
+    step = min(max(_FEWEST_LS, _PIECE // (nx * ny)), _MOST_LS)
     for start in range(0, n_ls, step):
         piece = run.rows(slice(start, start + step))
         seen, wanted = integral_image(piece.counts), integral_image(piece.expected)
@@ -127,7 +127,7 @@ class Misfit:
     """
 
     def __init__(self, half_life: float) -> None:
-        self.forget = 0.5 ** (1 / half_life)
+        self.forget = 0.5 ** (1 / max(half_life, 1.0))
         self.sums: dict[int, tuple[float, float]] = {}
 
     def factors(self, scale: int, squares: Singles) -> Floats:
@@ -137,10 +137,8 @@ class Misfit:
         middle = some.shape[1] // 2
         usual = np.sqrt(np.partition(some, middle, axis=1)[:, middle].astype(np.float64)) / 0.6745
         seen, weight = self.sums.get(scale, (float(usual[0]), 1.0))
-        past = list(
-            accumulate(usual.tolist(), lambda old, new: self.forget * old + new, initial=seen)
-        )
-        decay = self.forget ** np.arange(len(past))
+        decay = self.forget ** np.arange(len(usual) + 1)
+        past = decay * (seen + np.append(0.0, np.cumsum(usual / decay[1:])))
         weights = decay * weight + (1 - decay) / (1 - self.forget)
-        self.sums[scale] = past[-1], float(weights[-1])
-        return np.maximum(np.array(past[:-1]) / weights[:-1], 1)
+        self.sums[scale] = float(past[-1]), float(weights[-1])
+        return np.maximum(past[:-1] / weights[:-1], 1)
