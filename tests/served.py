@@ -1,6 +1,7 @@
 """A real server over a database of its own, for the tests of REST."""
 
 import threading
+import time
 import uuid
 from contextlib import contextmanager
 
@@ -30,6 +31,14 @@ def served(server_url, template):
     with psycopg.connect(server_url, autocommit=True) as connection:
         drop = sql.SQL("DROP DATABASE {} WITH (FORCE)")
         connection.execute(drop.format(sql.Identifier(name)))
+
+
+def logged(caplog, n, within_s=30):
+    """The first ``n`` lines of the log; a request's is written after its answer has come."""
+    until = time.monotonic() + within_s
+    while len(caplog.records) < n and time.monotonic() < until:
+        time.sleep(0.01)
+    return [record.message for record in caplog.records[:n]]
 
 
 class Service:

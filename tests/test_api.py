@@ -28,7 +28,7 @@ from cmsdials.filters import (
 )
 from requests.exceptions import HTTPError
 from scored_samples import DATASET, LINE, MAP, OTHER, good_runs, histograms, judged, put
-from served import Service, served
+from served import Service, logged, served
 
 import ml4ad
 from ml4ad import HistogramStack, api, conditions, workspaces
@@ -539,7 +539,7 @@ def test_requests_are_counted_and_logged_without_secrets(service, caplog):
         service.get("api/v1/run/", dataset="/secret/x/DQMIO")
         service.get("api/v1/run/", "ml4ad_wrong")
         text = service.get("metrics").text
-    lines = [json.loads(record.message) for record in caplog.records]
+        lines = [json.loads(line) for line in logged(caplog, 3)]
     told = [(line["path"], line["status"], line["who"]) for line in lines[:2]]
     assert told == [("/api/v1/run/", 200, "test"), ("/api/v1/run/", 403, "")]
     assert all(line["ms"] > 0 for line in lines)

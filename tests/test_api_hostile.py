@@ -12,7 +12,7 @@ import requests
 import sqlalchemy as sa
 from cmsdials.filters import LumisectionHistogram1DFilters
 from scored_samples import DATASET, LINE, MAP, good_runs, judged
-from served import Service, served
+from served import Service, logged, served
 
 from ml4ad import api, store, workspaces
 from ml4ad.api import application
@@ -270,7 +270,7 @@ def test_requests_that_are_none_do_no_harm(service, request_):
 def test_a_line_of_the_log_cannot_be_forged(service, caplog):
     with caplog.at_level("INFO", logger="ml4ad.api"):
         service.get('x%0A{"at":"now","status":200,"who":"admin"}')
-    (line,) = [record.message for record in caplog.records]
+        (line,) = logged(caplog, 1)
     assert "\n" not in line
     assert json.loads(line)["who"] == ""
 

@@ -184,12 +184,12 @@ def test_a_certificate_is_cut_by_lists_compared_and_downloaded(visit, archive, t
     differs = verdict.difference(archive, found, "theirs")
     assert row_of(page, "only there")[2] == conditions.ranges.dumps(differs["only_there"])
     with page.expect_download() as saved:
-        page.get_by_role("button", name="Good, as golden JSON").click()
+        page.get_by_role("button", name="Download good (golden JSON)").click()
     saved.value.save_as(tmp_path / "saved.json")
     assert (tmp_path / "saved.json").read_text() == found.golden_json()
     # Without luminosities in the archive a cut on them certifies nothing, and says why.
-    page.get_by_label("Least 1/ub").fill("10")
-    page.get_by_label("Least 1/ub").press("Tab")
+    page.get_by_label("Least luminosity").fill("10")
+    page.get_by_label("Least luminosity").press("Tab")
     page.get_by_text("luminosity not known").first.wait_for()
     page.wait_for_function("location.search.includes('lumi=10')")
 

@@ -62,7 +62,8 @@ def test_every_element_fills_and_is_what_it_says(me):
     counts = stack.contents if stack.sum_of_weights is None else stack.sum_of_weights
     assert (counts >= 0).all()
     assert np.array_equal(counts, np.rint(counts))
-    assert np.array_equal(counts.sum(axis=tuple(range(1, counts.ndim))), stack.entries)
+    total = counts.sum(axis=tuple(range(1, counts.ndim)), dtype=np.float64)
+    assert np.array_equal(total, stack.entries)
     inside = counts[(slice(None), *[slice(1, -1)] * len(stack.axes))].astype(np.float64)
     sums = dict(zip(statistics_names(stack.kind), stack.statistics.T, strict=True))
     flat = inside.reshape(len(stack), -1).sum(axis=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from apscheduler.triggers.cron import CronTrigger
@@ -99,7 +99,13 @@ class Cron:
 
     def next(self, now: datetime) -> datetime | None:
         """The first moment after ``now``; None for one that never comes (30 February)."""
-        return self.trigger().get_next_fire_time(now, now)
+        trigger = self.trigger()
+        # A clock time that is left out in spring still comes, when the clocks have gone past it.
+        earlier = now - timedelta(hours=2)
+        at = trigger.get_next_fire_time(earlier, earlier)
+        while at is not None and at.astimezone(UTC) <= now.astimezone(UTC):
+            at = trigger.get_next_fire_time(at, at)
+        return at
 
     def last(self, now: datetime) -> datetime | None:
         """The latest moment that is not after ``now``; None for one that never came.
