@@ -40,6 +40,13 @@ def server_url():
         yield url
 
 
+@pytest.fixture
+def data_dir():
+    """A folder for a server of the test's own: it may be stopped, killed and started again."""
+    with server.temporary_folder() as folder:
+        yield folder
+
+
 @pytest.fixture(scope="session")
 def template(server_url):
     name = f"{TEMPLATE}_{uuid.uuid4().hex[:8]}"

@@ -78,19 +78,8 @@ def test_an_answer_under_way_is_sent_to_its_end_when_the_server_stops(database_u
     assert "Traceback" not in lines
 
 
-@pytest.fixture
-def own_database(tmp_path):
-    folder = tmp_path / "own"
-    folder.mkdir(mode=0o711)
-    yield folder, server.start(folder, durable=False)
-    server.stop(folder)
-    os.close(server._held.pop(server.home(folder)))
-
-
-def test_a_restart_of_the_database_is_survived(own_database, tmp_path):
-    folder, url = own_database
-    files = tmp_path / "files"
-    files.mkdir()
+def test_a_restart_of_the_database_is_survived(data_dir, tmp_path):
+    url = server.start(data_dir, durable=False)
     paths = ("health", "api/v1/run/", "api/v1/lumisection/", "api/v1/th1/", "api/v1/mes/") * 3
 
     def statuses(service):
@@ -98,38 +87,36 @@ def test_a_restart_of_the_database_is_survived(own_database, tmp_path):
             return list(readers.map(lambda path: service.get(path).status_code, paths))
 
     with ml4ad.connect(url) as archive:
-        good_runs(archive, files, (MAP,), (1,), n_ls=3)
+        good_runs(archive, tmp_path, (MAP,), (1,), n_ls=3)
         with Service(archive) as service:
             # Many connections at once, so that many are dead afterwards.
             assert set(statuses(service)) == {200}
-            assert server.stop(folder)
+            assert server.stop(data_dir)
             assert set(statuses(service)) == {503}
             answer = service.get("api/v1/run/")
             told = answer.json()
             assert told["code"] == "unavailable"
             assert int(answer.headers["Retry-After"]) > 0
-            assert str(folder) not in json.dumps(told)
-            assert server.start(folder, durable=False) == url
+            assert str(data_dir) not in json.dumps(told)
+            assert server.start(data_dir, durable=False) == url
             assert set(statuses(service)) == {200}
             assert len(service.get("api/v1/th2/").json()["results"]) == 3
 
 
-def test_an_answer_that_loses_its_database_is_cut_not_ended(own_database, tmp_path, monkeypatch):
-    folder, url = own_database
-    files = tmp_path / "files"
-    files.mkdir()
+def test_an_answer_that_loses_its_database_is_cut_not_ended(data_dir, tmp_path, monkeypatch):
+    url = server.start(data_dir, durable=False)
     monkeypatch.setattr("ml4ad.api.histograms._FIRST_BYTES", 1)
     monkeypatch.setattr("ml4ad.api.histograms._MOST_READ", 1)
     with ml4ad.connect(url) as archive:
-        put(archive, files, histograms(MAP, 1, n_ls=300, n_bins=1500, entries=1e6))
+        put(archive, tmp_path, histograms(MAP, 1, n_ls=300, n_bins=1500, entries=1e6))
         with Service(archive) as service:
             headers = {"X-CLIENT-SECRET": service.key, "Accept-Encoding": "identity"}
             page = service.url + "api/v1/th2/?page_size=500"
             with requests.get(page, headers=headers, stream=True, timeout=60) as answer:
                 parts = answer.iter_content(65536)
                 began = next(parts)
-                server.stop(folder)
+                server.stop(data_dir)
                 with pytest.raises(requests.exceptions.ChunkedEncodingError):
                     began += b"".join(parts)
-            server.start(folder, durable=False)
+            server.start(data_dir, durable=False)
             assert service.get("health").status_code == 200

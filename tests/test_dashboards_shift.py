@@ -229,33 +229,29 @@ def test_a_map_of_300_elements_and_2000_lumisections_is_small():
     assert len(figure["data"][0]["z"]["bdata"]) < 1_000_000
 
 
-def test_a_server_that_is_stopped_is_said_and_the_page_goes_on_when_it_is_back(tmp_path, opened):
-    folder = tmp_path / "data"
-    url = server.start(folder, durable=False)
-    try:
-        judged = samples.judged(url, [[-0.5, -0.5, LOUD, -0.5]], mes=["B/loud"])
-        alarms.refresh(judged, "model", samples.DATASET, 7)
-        page = opened(judged)
-        chosen = page.view()
-        server.stop(folder)
-        page.frame._heard("pulse", "")
-        assert "The database does not answer." in page.banner.value
-        assert "tries again by itself" in page.banner.value
-        # Who presses a button meanwhile is told the same, and loses nothing.
-        page.by.value = "Ada"
-        page.says["seen"].click()
-        assert "The database does not answer." in page.banner.value
-        assert server.start(folder, durable=False) == url
-        page.frame._heard("pulse", "")
-        assert page.banner.value == ""
-        assert page.view() == chosen
-        assert page.by.value == "Ada"
-        verdict.add(judged, 7, 3, "seen", why="looked", dataset=samples.DATASET, by="Bob")
-        page.frame._heard("pulse", "")
-        assert "Bob" in page.verdicts.value
-        judged.close()
-    finally:
-        server.stop(folder)
+def test_a_server_that_is_stopped_is_said_and_the_page_goes_on_when_it_is_back(data_dir, opened):
+    url = server.start(data_dir, durable=False)
+    judged = samples.judged(url, [[-0.5, -0.5, LOUD, -0.5]], mes=["B/loud"])
+    alarms.refresh(judged, "model", samples.DATASET, 7)
+    page = opened(judged)
+    chosen = page.view()
+    server.stop(data_dir)
+    page.frame._heard("pulse", "")
+    assert "The database does not answer." in page.banner.value
+    assert "tries again by itself" in page.banner.value
+    # Who presses a button meanwhile is told the same, and loses nothing.
+    page.by.value = "Ada"
+    page.says["seen"].click()
+    assert "The database does not answer." in page.banner.value
+    assert server.start(data_dir, durable=False) == url
+    page.frame._heard("pulse", "")
+    assert page.banner.value == ""
+    assert page.view() == chosen
+    assert page.by.value == "Ada"
+    verdict.add(judged, 7, 3, "seen", why="looked", dataset=samples.DATASET, by="Bob")
+    page.frame._heard("pulse", "")
+    assert "Bob" in page.verdicts.value
+    judged.close()
 
 
 def test_a_page_that_follows_says_when_data_stop_coming(judged, opened):

@@ -121,11 +121,10 @@ def connected(data_dir, file_states=()):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_twenty_kills_lose_nothing_and_double_nothing(tmp_path):
+def test_twenty_kills_lose_nothing_and_double_nothing(tmp_path, data_dir):
     seed = int(os.environ.get("ML4AD_KILL_SEED", "20"))
     print(f"ML4AD_KILL_SEED={seed}")  # noqa: T201 (pytest shows it where the test fails)
     chance = random.Random(seed)  # noqa: S311 (which to kill, not a secret)
-    data_dir = tmp_path / "data"
     files = tmp_path / "files"
     files.mkdir()
     environment = os.environ | {"ML4AD_DATA_DIR": str(data_dir)}
@@ -187,4 +186,3 @@ def test_twenty_kills_lose_nothing_and_double_nothing(tmp_path):
         assert n_at_work > N_KILLS // 2
     finally:
         processes.stop()
-        server.stop(data_dir)

@@ -172,10 +172,9 @@ USE = """
 
 
 @pytest.fixture
-def data_dir():
-    with server.temporary() as url:
-        socket = sa.make_url(url).query["host"]
-        yield server.Path(socket).parents[1]
+def data_dir(data_dir):
+    server.start(data_dir, durable=False)
+    return data_dir
 
 
 def in_another_process(data_dir, idle_s=0, pass_fds=()):

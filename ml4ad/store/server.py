@@ -352,13 +352,24 @@ def _reachable(path: Path) -> bool:
 
 
 @contextmanager
-def temporary(*, durable: bool = False) -> Iterator[str]:
-    """URL of a server of its own, gone with its data at the end; for tests and trials."""
+def temporary_folder() -> Iterator[Path]:
+    """A data folder for servers of its own, stopped and gone with their data at the end."""
     with tempfile.TemporaryDirectory(prefix="ml4ad-") as name:
         folder = Path(name)
         folder.chmod(0o711)
         try:
-            yield start(folder, durable=durable)
+            yield folder
         finally:
             stop(folder)
-            os.close(_held.pop(home(folder)))
+            held = _held.pop(home(folder), None)
+            if held is not None:
+                os.close(held)
+            # Where others may not enter the folder for temporary files, it lay elsewhere.
+            shutil.rmtree(home(folder), ignore_errors=True)
+
+
+@contextmanager
+def temporary(*, durable: bool = False) -> Iterator[str]:
+    """URL of a server of its own, gone with its data at the end; for tests and trials."""
+    with temporary_folder() as folder:
+        yield start(folder, durable=durable)
