@@ -111,9 +111,16 @@ class Visitor:
     def open(self, where):
         joint = "&" if "?" in where else "?"
         self.page.goto(f"{self.address}{where}{joint}token={TOKEN}")
+        self.wait_until_alive()
+
+    def wait_until_alive(self):
+        """Wait until the page itself stands where its poster was."""
+        self.page.locator("#ml4ad-starting").wait_for(state="detached")
+        assert self.page.locator("#ml4ad-poster").count() == 0
 
     def drawn(self, number=0):
         """Points of the first trace with markers in a picture."""
+        self.wait_until_alive()
         self.page.wait_for_selector(f".ml4ad-plot-frame[data-drawn] >> nth={number}")
         return np.array(
             self.page.evaluate(
@@ -277,26 +284,45 @@ def test_the_kernel_of_a_page_that_is_closed_ends(visit, home):
         time.sleep(0.2)
 
 
-def test_a_page_that_is_starting_says_so_until_there_is_something_to_see(visit):
+def test_a_page_says_that_it_is_starting_before_anything_else(address):
+    where = f"{address}voila/render/certify.ipynb?token={TOKEN}"
+    with urllib.request.urlopen(where) as answer:  # noqa: S310
+        begins = answer.read(400).decode()
+        assert "<title>ml4ad: Certify</title>" in begins
+        assert "Starting the page" in begins + answer.read().decode()
+
+
+def test_a_page_shows_how_it_is_before_its_buttons_answer(visit):
     visitor = visit()
     held = []
     visitor.page.route("**/voila.js", lambda request: held.append(request))
-    where = f"{visitor.address}voila/render/certify.ipynb?token={TOKEN}"
+    where = f"{visitor.address}voila/render/shift.ipynb?run=3&token={TOKEN}"
     visitor.page.goto(where, wait_until="commit")
-    visitor.page.get_by_text("Starting the page").wait_for()
-    assert visitor.page.title() == "ml4ad: Certify"
-    deadline = time.monotonic() + WAIT_MS / 1000
-    while not held:
-        assert time.monotonic() < deadline, "the page was not sent"
-        visitor.page.wait_for_timeout(100)
-    # All is here but what makes widgets of it; after a while there is another sentence.
-    starting = visitor.page.locator("#ml4ad-starting")
-    assert starting.is_visible()
-    assert visitor.page.locator(".ml4ad-nav").count() == 0
+    poster = visitor.page.locator("#ml4ad-poster")
+    poster.locator("[data-sketched]").first.wait_for()
+    assert "40 LS, none missing" in poster.locator(".ml4ad-strip").inner_text()
+    sentences = poster.locator("select[size]").inner_text().replace("\xa0", " ")
+    assert "LS 20 to 25: layer_1: 4 bins at charge" in sentences
+    # Its picture is the alarm map: six lumisections are darker than all others.
+    dark = poster.locator("canvas").first.evaluate(
+        """(canvas) => {
+            const { width, height } = canvas;
+            const { data } = canvas.getContext("2d").getImageData(0, 0, width, height);
+            let n = 0;
+            for (let i = 0; i < data.length; i += 4)
+                n += data[i] === 0x4a && data[i + 1] === 0x0d && data[i + 2] === 0x3a;
+            return n;
+        }"""
+    )
+    assert dark > 100
+    # What does not answer yet says so, and does not ask for a click either.
+    visitor.page.get_by_text("Buttons answer in a moment").wait_for()
+    assert poster.get_by_role("button").count() == 0
     for request in held:
         request.continue_()
-    visitor.page.wait_for_selector(".ml4ad-nav")
-    starting.wait_for(state="detached")
+    visitor.wait_until_alive()
+    visitor.page.wait_for_selector(".ml4ad-strip .state.bad, .ml4ad-strip .state.good")
+    visitor.page.get_by_role("button", name="Seen").wait_for()
 
 
 def test_what_is_looked_at_goes_along_to_the_other_pages(visit):

@@ -777,7 +777,8 @@ class Explore(page.Page):
         self.ratio.value = said.get("ratio") != "0"
         if "ls" in said:
             self.sums.value = "one"
-            self.ls.value = controls.number(said["ls"], "ls")
+            # The browser sets the slider to where the player is.
+            self.ls.value = self.play.value = controls.number(said["ls"], "ls")
         if "several" in said:
             parts_of(said["several"])
             self.sums.value, self.several.value = "several", said["several"]

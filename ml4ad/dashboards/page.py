@@ -8,9 +8,10 @@ import re
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from numbers import Real
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import parse_qs, urlencode
 
 import ipywidgets as widgets
@@ -48,12 +49,15 @@ class Page:
     """
 
     name = ""
+    #: That of this process: a kernel has one.
+    opened: ClassVar[Page | None] = None
 
     def __init__(self, archive: Archive | None = None) -> None:
         self._archive = archive
         self._quiet = False
         self.is_gone = False
         self._wanted: dict[str, list[str]] = {}
+        self._prepared: str | None = None
         pages = [(name, title, name in OF_A_RUN) for name, title, _ in PAGES]
         self.frame = Frame(self.name, pages, self._heard)
         self.banner = widgets.HTML()
@@ -61,6 +65,7 @@ class Page:
         self.widget = widgets.VBox([self.frame, self.banner, self.body])
         self.widget.add_class("ml4ad-page")
         self.widget.add_class(f"ml4ad-{self.name}")
+        Page.opened = self
 
     @property
     def archive(self) -> Archive:
@@ -176,7 +181,15 @@ class Page:
         said = {k: v for k, v in self.view().items() if v not in (None, "", [], ())}
         self.frame.view = urlencode(said, doseq=True)
 
+    def prepare(self, search: str) -> None:
+        """Show what an address asks for, whose browser is on its way."""
+        self._heard("hello", search)
+        self._prepared = search
+
     def _heard(self, kind: str, search: str) -> None:
+        prepared, self._prepared = self._prepared, None
+        if kind == "hello" and search == prepared and not self.is_gone:
+            kind = "pulse"
         if kind == "hello":
             # The kernel was warmed up long before somebody came.
             self._wanted = parse_qs(search)
@@ -191,6 +204,29 @@ class Page:
             return
         with self.guarded():
             self.follow()
+
+
+@dataclass(frozen=True, repr=False)
+class Looks:
+    """HTML as a kernel hands it over."""
+
+    html: str
+
+    def _repr_html_(self) -> str:
+        return self.html
+
+
+def greet(search: str) -> Looks:
+    """Prepare the page of this kernel for an address, and tell how it looks.
+
+    Raises LookupError where no page was opened.
+    """
+    from ml4ad.dashboards import poster
+
+    if Page.opened is None:
+        raise LookupError("this kernel has opened no page")
+    Page.opened.prepare(search)
+    return Looks(poster.html_of(Page.opened.widget))
 
 
 #: What stands where there is no value.

@@ -561,7 +561,7 @@ def alarm_map(
         "xaxis": {"title": {"text": "Lumisection"}, "range": [first - 0.5, last + 0.5]},
         "yaxis": {"range": [len(mes) - 0.5, -0.5], "tickfont": {"size": 10}, "showgrid": False},
         "shapes": [
-            {"type": "line", "xref": "paper", "yref": "y", "x0": -0.6, "x1": 1}
+            {"type": "line", "xref": "paper", "yref": "y", "x0": 0, "x1": 1}
             | {"y0": at - 0.5, "y1": at - 0.5, "line": {"color": "#7b838d", "width": 1}}
             for at in borders
         ],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import queue
+import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import EntryPoint
@@ -34,6 +36,9 @@ _FORKED = "ml4ad-forked"
 #: Seconds that a page waits for what its cells show.
 _OUTPUT_S = 60
 _PING_MS = 90_000
+#: Seconds that a page may be late because its kernel says how it will look.
+_POSTER_S = 5
+_KERNEL_ID = re.compile(r'"kernelId": "([^"]+)"')
 _EXTENSIONS = (
     "@jupyter-widgets/jupyterlab-manager",
     "@voila-dashboards/widgets-manager8",
@@ -100,17 +105,30 @@ class _Executed(JupyterHandler):
 
 
 class _Page(TornadoVoilaHandler):  # type: ignore[misc]  # Voila has no types
-    """A page, of which a sentence stands there at once, however long its kernel takes."""
+    """A page, of which a sentence stands there at once, and soon how it will look."""
 
     async def get_generator(self, path: str | None = None) -> AsyncIterator[str]:
         """The beginning of a document, then Voila's; browsers take its second head as more."""
         titles = {f"{name}.ipynb": title for name, title, _ in PAGES}
-        if path in titles:
-            self.set_header("Content-Type", "text/html; charset=utf-8")
-            self.set_header("Cache-Control", "no-store")
-            yield _filled("starting.html", base_url=self.base_url, title=titles[path])
+        if path not in titles:
+            async for part in super().get_generator(path):
+                yield part
+            return
+        self.set_header("Content-Type", "text/html; charset=utf-8")
+        self.set_header("Cache-Control", "no-store")
+        yield _filled("starting.html", base_url=self.base_url, title=titles[path])
+        # The last part comes when all cells have run, and brings what makes widgets of them.
+        kernel_id, last = "", ""
         async for part in super().get_generator(path):
-            yield part
+            named = _KERNEL_ID.search(part)
+            kernel_id = named[1] if named else kernel_id
+            if last:
+                yield last
+            last = part
+        if kernel_id in self.kernel_manager:
+            kernel = self.kernel_manager.get_kernel(kernel_id)
+            last = await _poster(kernel, self.request.query) + last
+        yield last
 
 
 def _filled(name: str, **given: Any) -> str:
@@ -212,7 +230,10 @@ class Server(Voila):  # type: ignore[misc]  # Voila has no types
             (base, _Start, look),
             (url_path_join(base, r"/ml4ad/runs/(\d+)(\.ipynb)?"), _Executed, look),
             (url_path_join(base, r"/ml4ad/plotly\.min\.js"), _File, {"path": plotly_source()}),
-            (url_path_join(base, r"/ml4ad/page\.css"), _File, {"path": STATIC / "page.css"}),
+            *(
+                (url_path_join(base, "/ml4ad/", re.escape(name)), _File, {"path": STATIC / name})
+                for name in ("page.css", "sketch.js")
+            ),
         ]
         own.append((url_path_join(base, r"/voila/api/shutdown/(.*)"), _End))
         # Voila leaves these out of the prefix, and sends browsers there.
@@ -241,6 +262,25 @@ def _count_from_taking(manager: Any) -> None:
         return found
 
     manager.get_rendered_notebook = taken
+
+
+async def _poster(kernel: Any, search: str) -> str:
+    """HTML of how the page of a kernel will look with this query string; "" if it takes long."""
+    client = kernel.client()
+    client.start_channels(iopub=False, stdin=False, hb=False, control=False)
+    try:
+        client.execute(
+            "from ml4ad.dashboards.page import greet",
+            store_history=False,
+            user_expressions={"looks": f"greet({search!r})"},
+        )
+        reply = await client.get_shell_msg(timeout=_POSTER_S)
+    except queue.Empty:
+        return ""
+    finally:
+        client.stop_channels()
+    found = reply["content"]["user_expressions"]["looks"].get("data", {})
+    return _filled("poster.html", looks=found["text/html"]) if "text/html" in found else ""
 
 
 def server(

@@ -2,6 +2,20 @@
 const PULSE_MS = 2000;
 const SILENT_MS = 20000;
 
+// Takes the poster away when all that it shows is drawn beneath it.
+function lift() {
+  const poster = document.getElementById("ml4ad-poster");
+  const until = Date.now() + 15000;
+  const look = () => {
+    const drawn = [...document.querySelectorAll(".ml4ad-plot-frame")]
+      .every((one) => poster?.contains(one) || one.dataset.settled);
+    if (!drawn && Date.now() < until) { setTimeout(look, 30); return; }
+    poster?.remove();
+    document.getElementById("ml4ad-starting")?.remove();
+  };
+  look();
+}
+
 export default {
   render({ model, el }) {
     el.classList.add("ml4ad-frame");
@@ -49,7 +63,7 @@ export default {
     model.on("change:view", address);
     model.on("msg:custom", (message, buffers) => {
       if (message.kind === "beat") { last = Date.now(); silent.hidden = true; }
-      if (message.kind === "ready") { began = Date.now(); address(); }
+      if (message.kind === "ready") { began = Date.now(); address(); lift(); }
       if (message.kind === "go" && ours) window.location.assign(message.where);
       if (message.kind === "download") {
         const file = document.createElement("a");
@@ -61,7 +75,7 @@ export default {
         setTimeout(() => URL.revokeObjectURL(file.href), 60000);
       }
     });
-    document.getElementById("ml4ad-starting")?.remove();
+    if (!document.getElementById("ml4ad-poster")) document.getElementById("ml4ad-starting")?.remove();
     model.send({ kind: "hello", search: ours ? window.location.search.slice(1) : "" });
     const pulse = setInterval(() => {
       if (document.hidden && Date.now() - last < 10000) return;

@@ -96,6 +96,7 @@ export default {
       Plotly = await library(model);
     } catch (error) {
       caption.textContent = "The picture cannot be drawn: " + error.message + ". Reload the page.";
+      el.dataset.settled = "1";
       return;
     }
     let shown = false;
@@ -123,6 +124,7 @@ export default {
         shown = listening = false;
         box.style.display = "none";
         caption.textContent = "";
+        el.dataset.settled = "1";
         return;
       }
       box.style.display = "";
@@ -144,6 +146,7 @@ export default {
       });
       shown = true;
       el.dataset.drawn = String(Number(el.dataset.drawn || 0) + 1);
+      el.dataset.settled = "1";
       if (listening) return;
       listening = true;
       box.on("plotly_click", (event) => {
