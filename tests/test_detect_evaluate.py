@@ -28,6 +28,7 @@ from ml4ad.detect import (
     trials,
 )
 from ml4ad.detect.base import describe
+from ml4ad.detect.evaluate import _spoiled
 from ml4ad.stack import HistogramStack
 
 GOOD = [maps(run) for run in range(1, 6)]
@@ -100,6 +101,27 @@ def test_every_kind_has_usual_faults():
             fault = trial.drawn(stack, np.random.default_rng(0))
             assert fault.first_ls in stack.ls_numbers
     assert "default" in references()
+
+
+def test_only_a_fault_that_changes_something_is_tried():
+    live = maps(1)
+    counts = live.values().copy()
+    counts[:, 2:] = 0
+    mostly, nothing = (
+        HistogramStack.from_arrays(
+            *(some, live.axes), ls_numbers=live.ls_numbers, run_number=1, me="EB/occupancy"
+        )
+        for some in (counts, 0 * counts)
+    )
+    rng = np.random.default_rng(0)
+    cell = Trial("dead_cell", (1, 1), n_ls=3)
+    # Nine in ten places are dead already.
+    for _ in range(20):
+        bad, fault = _spoiled(cell, mostly, rng, before=0)
+        assert bad.contents.sum() < mostly.select(bad.ls_numbers).contents.sum()
+        assert fault.first_ls == bad.ls_numbers[0]
+    with pytest.raises(ValueError, match=r"dead_cell 1 x 1: changes nothing of .*, run 1"):
+        _spoiled(cell, nothing, rng, before=0)
 
 
 def test_an_incident_opens_holds_and_closes():

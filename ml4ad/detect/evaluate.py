@@ -21,6 +21,7 @@ from ml4ad.stack import Floats, HistogramStack
 
 #: Lumisections before a fault that a detector which looks back is shown.
 _BASELINE_LS = 100
+_MOST_DRAWN = 200
 
 
 @dataclass(frozen=True)
@@ -323,9 +324,8 @@ def _tried(
         raise ValueError(f"{trial}: no test run has more than {trial.n_ls} lumisections")
     for i in range(n_trials):
         stack = usable[i % len(usable)]
-        fault = trial.drawn(stack, rng)
         before = 0 if fitted.lookback == 0 else _BASELINE_LS
-        bad = inject(_around(stack, fault, trial.n_ls, before=before), fault, rng)
+        bad, fault = _spoiled(trial, stack, rng, before=before)
         start = int(np.searchsorted(bad.ls_numbers, fault.first_ls))
         scores = fitted.score_samples(bad, conditions)[start:]
         first_scores.append(scores[0])
@@ -368,6 +368,26 @@ def _judged(
         "placed": float(tried.inside.mean()) if len(tried.inside) else np.nan,
     }
     return row, (false, true)
+
+
+def _spoiled(
+    trial: Trial, stack: HistogramStack, rng: np.random.Generator, *, before: int
+) -> tuple[HistogramStack, Fault]:
+    """The lumisections around a fault with it in them: one that makes a difference.
+
+    What is dead already cannot die: nobody could find that. Raises ValueError where a fault of this
+    kind changes nothing wherever it is put.
+    """
+    for _ in range(_MOST_DRAWN):
+        fault = trial.drawn(stack, rng)
+        good = _around(stack, fault, trial.n_ls, before=before)
+        bad = inject(good, fault, rng)
+        if not np.array_equal(good.contents, bad.contents):
+            return bad, fault
+    raise ValueError(
+        f"{trial}: changes nothing of {stack.me}, run {stack.run_number}, "
+        f"at {_MOST_DRAWN} places drawn at random"
+    )
 
 
 def _around(stack: HistogramStack, fault: Fault, n_ls: int, *, before: int) -> HistogramStack:
