@@ -42,6 +42,10 @@ class Boxes:
     def sums(self, integral: Floats) -> Singles:
         """Sums in every box, ``(n, n_x, n_y)``, from `integral_image` ``(n, nx + 1, ny + 1)``."""
         sx, ex, sy, ey = _corners(self, (integral.shape[1] - 1, integral.shape[2] - 1))
+        if self.size[1] == integral.shape[2] - 1:
+            # All of y: nothing lies before it.
+            ends = np.ascontiguousarray(integral[:, :, -1])
+            return np.subtract(ends[:, ex, None], ends[:, sx, None]).astype(np.float32)
         across = integral[:, ex, :] - integral[:, sx, :]
         return np.subtract(across[:, :, ey], across[:, :, sy]).astype(np.float32)
 
@@ -109,7 +113,8 @@ def integral_image(maps: Floats) -> Floats:
     """Sums over all bins before each corner, ``(n, nx + 1, ny + 1)``, of ``(n, nx, ny)``."""
     out = np.zeros((maps.shape[0], maps.shape[1] + 1, maps.shape[2] + 1))
     np.cumsum(maps, axis=1, out=out[:, 1:, 1:])
-    np.cumsum(out[:, 1:, 1:], axis=2, out=out[:, 1:, 1:])
+    if maps.shape[2] > 1:
+        np.cumsum(out[:, 1:, 1:], axis=2, out=out[:, 1:, 1:])
     return out
 
 
@@ -131,8 +136,8 @@ def pulls(observed: Reals, expected: Reals) -> Singles:
     >>> pulls(np.array([0.0, 100.0, 110.0]), np.array([20.0, 100.0, 100.0])).round(2)
     array([-6.32,  0.  ,  0.98], dtype=float32)
     """
-    excess = (observed - expected).astype(np.float32)
-    mean = np.maximum(expected.astype(np.float32), SMALLEST)
+    excess = (observed - expected).astype(np.float32, copy=False)
+    mean = np.maximum(expected.astype(np.float32, copy=False), SMALLEST)
     relative = excess / mean
     # Less than nothing comes from rounding of integral images only.
     ratio = np.maximum(relative + np.float32(1), np.float32(1e-12))
@@ -160,9 +165,9 @@ def squares(observed: Reals, expected: Reals) -> Singles:
     >>> squares(np.array([0.0, 110.0]), np.array([20.0, 100.0])).round(2)
     array([30.  ,  0.97], dtype=float32)
     """
-    excess = (observed - expected).astype(np.float32)
+    excess = (observed - expected).astype(np.float32, copy=False)
     variance = excess * np.float32(1 / 3)
-    variance += np.maximum(expected.astype(np.float32), SMALLEST)
+    variance += np.maximum(expected.astype(np.float32, copy=False), SMALLEST)
     excess *= excess
     excess /= variance
     return excess

@@ -235,26 +235,30 @@ class Baseline:
             total *= forget
             total += expected[i]
         relative = np.sqrt(prior * self.stiffness / wanted) if soft else None
-        slack_of = _WINSOR**2 * variance
-        per_mean = None if relative is None else (_WINSOR * relative) ** 2
+        slack_of = _WINSOR * np.sqrt(variance)
+        per_mean = None if relative is None else _WINSOR * relative
         share = expected / wanted
         out = np.empty((n, d))
-        seen = np.zeros(d)
-        for i in range(n):
-            mean = np.multiply(share[i], seen + self.stiffness, out=out[i])
-            slack = slack_of[i]
-            if per_mean is not None:
-                slack = mean * mean
-                slack *= per_mean[i]
-                slack += slack_of[i]
-            slack = np.sqrt(slack)
-            clipped = np.maximum(counts[i], mean - slack)
-            np.minimum(clipped, mean + slack, out=clipped)
+        # A + K, in place: this is done for every lumisection.
+        total, slack, least = self.stiffness.copy(), np.empty(d), np.empty(d)
+        refill = (1 - forget) * self.stiffness
+        for i, (mean, clipped) in enumerate(zip(out, np.array(counts, np.float64), strict=True)):
+            np.multiply(share[i], total, out=mean)
+            if per_mean is None:
+                slack = slack_of[i]
+            else:
+                np.multiply(mean, per_mean[i], out=slack)
+                np.hypot(slack, slack_of[i], out=slack)
+            np.subtract(mean, slack, out=least)
+            np.maximum(clipped, least, out=clipped)
+            np.add(mean, slack, out=least)
+            np.minimum(clipped, least, out=clipped)
             for since, bins in held:
                 excess = float(counts[i, bins].sum() - mean[bins].sum())
                 error = 0.0 if relative is None else float((mean * relative[i])[bins].sum())
                 if i >= since and abs(excess) > HOLD * np.sqrt(variance[i, bins].sum() + error**2):
                     clipped[bins] = mean[bins]
-            seen *= forget
-            seen += clipped
+            total *= forget
+            total += clipped
+            total += refill
         return out, None if relative is None else out * relative
