@@ -10,7 +10,9 @@ from test_dashboards import array
 
 import ml4ad
 from ml4ad import dashboards, verdict
+from ml4ad.dashboards import plots
 from ml4ad.detect import alarms, registry
+from ml4ad.detect.reasons import REASONS
 from ml4ad.detect.score import score
 from ml4ad.detect.train import train
 from ml4ad.store import schema, scoring, server
@@ -214,9 +216,6 @@ def test_the_histogram_stands_beside_what_was_expected(database_url, tmp_path, o
 
 
 def test_a_map_of_300_elements_and_2000_lumisections_is_small():
-    from ml4ad.dashboards import plots
-    from ml4ad.detect.reasons import REASONS
-
     rng = np.random.default_rng(1)
     figure = plots.alarm_map(
         [f"S/e{i}" for i in range(300)],
@@ -275,3 +274,26 @@ def test_what_is_chosen_is_framed_in_the_map(judged, opened):
     assert (frame["x0"], frame["x1"], frame["y0"], frame["y1"]) == (3.5, 6.5, -0.5, 0.5)
     page.last.value = 9
     assert page.map.marks[0]["x1"] == 9.5
+
+
+@pytest.mark.parametrize("n_rows", [3, 60, 300])
+def test_alarms_can_be_seen_however_many_elements_there_are(n_rows):
+    log_p = np.full((n_rows, 12), -0.5)
+    log_p[1, 3:6] = log_p[2, 0] = log_p[2, 11] = LOUD
+    names = [f"A/e{i}" for i in range(n_rows)]
+    codes = np.zeros(log_p.shape, dtype=np.uint8)
+    figure = plots.alarm_map(names, np.arange(5, 17), log_p, codes, REASONS, np.log(1e-6))
+    high = figure["layout"]["height"] - 86
+    low, up = figure["layout"]["yaxis"]["range"]
+    pixels_of_row = high / (low - up)
+    frame = plots.cell_mark(1, 8, 10, n_rows)
+    assert up <= plots.cell_mark(0, 8, 10, n_rows)["y0"]
+    # What is framed is not covered by the frame, which is two pixels wide.
+    assert (frame["y1"] - frame["y0"]) * pixels_of_row > 2 * 2 + 3
+    if pixels_of_row > 8:
+        assert len(figure["data"]) == 1
+        return
+    x, y = (array(figure["data"][1][name]).reshape(-1, 3) for name in "xy")
+    assert x[:, :2].tolist() == [[7.5, 10.5], [4.5, 5.5], [15.5, 16.5]]
+    assert np.isnan(x[:, 2]).all()
+    assert y[:, 0].tolist() == [1, 2, 2]

@@ -21,8 +21,8 @@ def plotly_source() -> Path:
 class Plot(anywidget.AnyWidget):
     """A picture: ``figure`` is plotly's JSON, empty for none; ``clicked`` is the last point.
 
-    ``marks`` are plotly's shapes over it, of colour "ink" for that of the page's text. ``clicked``
-    holds x, y, trace (its number) and times, which counts clicks.
+    ``marks`` are plotly's shapes over it. ``clicked`` holds x, y, trace (its number) and times,
+    which counts clicks.
     """
 
     _esm = STATIC / "plot.js"

@@ -490,12 +490,51 @@ STEPS = 4
 _MOST_POWERS = 12
 
 
-def cell_mark(row: int, first_ls: int, last_ls: int) -> Figure:
-    """A frame around lumisections of one row of the alarm map."""
+#: Pixels of the alarm map that are not its rows, and most of it.
+_AROUND, _MOST_HIGH = 86, 600
+#: Pixels between a frame and what it is around, of rows that are as thin as a line.
+_APART = 4
+#: Dark on the map's light colours, whatever the page's are.
+_FRAME = "#1b1f24"
+_ALARM = "#b3122a"
+
+
+def _map_height(n_rows: int) -> int:
+    return int(min(_MOST_HIGH, max(190, 9 * n_rows + _AROUND + 4)))
+
+
+def _padding(n_rows: int) -> float:
+    """Rows that a frame is away from the row that it is around."""
+    pixels = (_map_height(n_rows) - _AROUND) / n_rows
+    return max(0.0, (_APART - pixels / 2) / pixels)
+
+
+def cell_mark(row: int, first_ls: int, last_ls: int, n_rows: int) -> Figure:
+    """A frame around lumisections of one of the rows of the alarm map, which stay in sight."""
+    off = 0.5 + _padding(n_rows)
     return {"type": "rect", "xref": "x", "yref": "y", "x0": first_ls - 0.5, "x1": last_ls + 0.5} | {
-        "y0": row - 0.5,
-        "y1": row + 0.5,
-        "line": {"color": "ink", "width": 2},
+        "y0": row - off,
+        "y1": row + off,
+        "line": {"color": _FRAME, "width": 2},
+    }
+
+
+def _alarm_lines(alarms: NDArray[np.bool_], first_ls: int) -> Figure:
+    """Lines over lumisections that alarm, ``(n_mes, n_ls)``: as thick where rows are thin."""
+    padded = np.zeros((alarms.shape[0], alarms.shape[1] + 2), dtype=np.int8)
+    padded[:, 1:-1] = alarms
+    steps = np.diff(padded, axis=1)
+    rows, begins = np.nonzero(steps == 1)
+    _, ends = np.nonzero(steps == -1)
+    x = np.stack([begins - 0.5, ends - 0.5, np.full(len(rows), np.nan)], axis=1) + first_ls
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "x": packed(x.ravel(), "f4"),
+        "y": packed(np.repeat(rows, 3), "i4"),
+        "line": {"color": _ALARM, "width": 3},
+        "marker": {"color": _ALARM, "size": 4, "symbol": "square"},
+        "hoverinfo": "skip",
     }
 
 
@@ -509,7 +548,8 @@ def alarm_map(
 ) -> Figure:
     """Elements down, lumisections across; colour is significance, grey is not assessed.
 
-    Elements of a subsystem (the first folder) stand together, with a line between subsystems.
+    Elements of a subsystem (the first folder) stand together, with a line between subsystems. Where
+    rows are thinner than the eye sees, alarms are drawn over them.
 
     ``log_p`` (natural) and ``codes`` are ``(n_mes, n_ls)``; ``words`` says what codes mean. What
     alarms stands out by lightness, not by hue alone.
@@ -552,14 +592,23 @@ def alarm_map(
         "hoverinfo": "none",
         "ygap": 1 if len(mes) <= 60 else 0,
     }
+    data = [trace]
+    off = _padding(len(mes))
+    edge = 1.3 * off  # a frame around the first row is seen whole
+    if off:
+        data.append(_alarm_lines(across >= limit, first))
     subsystems = [me.split("/", 1)[0] for me in mes]
     borders = [i for i in range(1, len(mes)) if subsystems[i] != subsystems[i - 1]]
     layout: Figure = {
-        "height": int(min(600, max(190, 9 * len(mes) + 90))),
+        "height": _map_height(len(mes)),
         "margin": {"l": 200, "r": 12, "t": 46, "b": 40},
         "uirevision": f"{len(mes)} {mes[0]}",
         "xaxis": {"title": {"text": "Lumisection"}, "range": [first - 0.5, last + 0.5]},
-        "yaxis": {"range": [len(mes) - 0.5, -0.5], "tickfont": {"size": 10}, "showgrid": False},
+        "yaxis": {
+            "range": [len(mes) - 0.5 + edge, -0.5 - edge],
+            "tickfont": {"size": 10},
+            "showgrid": False,
+        },
         "shapes": [
             {"type": "line", "xref": "paper", "yref": "y", "x0": 0, "x1": 1}
             | {"y0": at - 0.5, "y1": at - 0.5, "line": {"color": "#7b838d", "width": 1}}
@@ -567,5 +616,6 @@ def alarm_map(
         ],
         # The browser names as many rows as there is room for, and those that are zoomed to.
         "meta": {"words": {str(code): text for code, text in words.items()}, "rows": list(mes)},
+        "showlegend": False,
     }
-    return {"data": [trace], "layout": layout}
+    return {"data": data, "layout": layout}

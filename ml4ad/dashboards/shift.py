@@ -448,7 +448,8 @@ class Shift(page.Page):
         if self._board is None or self._at is None or self._at[0] not in self._board.mes:
             return
         row = self._board.row(self._at[0])
-        self.map.marks = [plots.cell_mark(row, self.first.value, self.last.value)]
+        of = len(self._board.mes)
+        self.map.marks = [plots.cell_mark(row, self.first.value, self.last.value, of)]
         self._show_trend(self._at[0], row)
 
     def _show(self, me: str, ls_number: int) -> None:
@@ -512,6 +513,8 @@ class Shift(page.Page):
             expected,
             n_references=len(why.reference.lumisections),
             box=why.place.ranges if why.place is not None else (),
+            # With a banner above, what people say of it is still in sight on a small screen.
+            height=260,
         )
 
     def _show_trend(self, me: str, row: int) -> None:

@@ -26,17 +26,6 @@ function library(model) {
   return loading;
 }
 
-function inkOf(el) {
-  return getComputedStyle(el).getPropertyValue("--ml4ad-ink").trim() || "#1b1f24";
-}
-
-function shapes(layout, marks, el) {
-  const ink = inkOf(el);
-  const inked = (one) => (one.line && one.line.color === "ink"
-    ? { ...one, line: { ...one.line, color: ink } } : one);
-  return [...(layout.shapes || []), ...marks.map(inked)];
-}
-
 // Names of the rows between two heights, as many as fit; a subsystem's first row names it, too.
 function rowTicks(rows, low, high, pixels) {
   const first = Math.max(0, Math.ceil(Math.min(low, high)));
@@ -67,7 +56,7 @@ function rowTicks(rows, low, high, pixels) {
 
 function dressed(layout, el) {
   const style = getComputedStyle(el);
-  const ink = inkOf(el);
+  const ink = style.getPropertyValue("--ml4ad-ink").trim() || "#1b1f24";
   const line = style.getPropertyValue("--ml4ad-line").trim() || "#d5d9de";
   const out = { ...layout };
   out.font = { family: "system-ui, 'DejaVu Sans', sans-serif", size: 12, color: ink };
@@ -113,7 +102,8 @@ export default {
       if (!step || !rows) return;
       event.preventDefault();
       const [mark] = model.get("marks");
-      const [x, y] = mark ? [(mark.x0 + mark.x1) / 2, (mark.y0 + mark.y1) / 2].map(Math.floor) : [1, 0];
+      const [x, y] = mark
+        ? [Math.floor((mark.x0 + mark.x1) / 2), Math.round((mark.y0 + mark.y1) / 2)] : [1, 0];
       pick(Math.max(1, x + step[0]), Math.min(rows.length - 1, Math.max(0, y + step[1])), 0);
     });
     const draw = async () => {
@@ -130,7 +120,7 @@ export default {
       box.style.display = "";
       box.style.height = (figure.layout.height || 360) + "px";
       const layout = dressed(figure.layout, el);
-      layout.shapes = shapes(figure.layout, model.get("marks"), el);
+      layout.shapes = [...(figure.layout.shapes || []), ...model.get("marks")];
       const rows = (layout.meta || {}).rows;
       if (rows) box.tabIndex = 0;
       const room = (figure.layout.height || 360) - 86;
@@ -172,7 +162,8 @@ export default {
     };
     const mark = () => {
       if (!shown) return;
-      Plotly.relayout(box, { shapes: shapes(model.get("figure").layout, model.get("marks"), el) });
+      const own = model.get("figure").layout.shapes || [];
+      Plotly.relayout(box, { shapes: [...own, ...model.get("marks")] });
     };
     model.on("change:figure", draw);
     model.on("change:marks", mark);

@@ -178,9 +178,12 @@
       ctx.lineWidth = style.width || 2;
       ctx.setLineDash({ dash: [9, 5], dot: [2, 4], dashdot: [9, 4, 2, 4] }[style.dash] || []);
       ctx.beginPath();
+      let down = false;
       for (let i = 0; i < xs.length; i += 1) {
-        if (i && style.shape === "hv") ctx.lineTo(x(xs[i]), y(ys[i - 1]));
-        if (i) ctx.lineTo(x(xs[i]), y(ys[i])); else ctx.moveTo(x(xs[i]), y(ys[i]));
+        const there = Number.isFinite(xs[i]) && Number.isFinite(ys[i]);
+        if (down && there && style.shape === "hv") ctx.lineTo(x(xs[i]), y(ys[i - 1]));
+        if (there) ctx[down ? "lineTo" : "moveTo"](x(xs[i]), y(ys[i]));
+        down = there;
       }
       ctx.stroke();
       ctx.setLineDash([]);
@@ -307,7 +310,7 @@
       const [x0, x1] = [place(shape, "x", shape.x0), place(shape, "x", shape.x1)];
       const [y0, y1] = [place(shape, "y", shape.y0), place(shape, "y", shape.y1)];
       const pen = shape.line || {};
-      ctx.strokeStyle = !pen.color || pen.color === "ink" ? ink : pen.color;
+      ctx.strokeStyle = pen.color || ink;
       ctx.lineWidth = pen.width ?? 2;
       ctx.beginPath();
       if (shape.type === "line") { ctx.moveTo(x0, y0); ctx.lineTo(x1, y1); } else ctx.rect(x0, y0, x1 - x0, y1 - y0);
