@@ -552,15 +552,16 @@ class Explore(page.Page):
 
     def find_similar(self) -> None:
         """List the lumisections, of all runs of the dataset, that look most like the one shown."""
-        from ml4ad.detect.similar import similar
+        from ml4ad.detect.similar import similar_in
 
         if self.sums.value != "one" or self.look.value != "histogram":
             raise ValueError("choose one lumisection first: “one by one”")
-        runs = [int(run) for _, run in self.run.options][:50]
         key = self._key(0)
-        stacks = self.archive.stacks(key.me, runs, key.dataset)
-        found = similar(
-            self._held.get(self.archive, key), int(self.ls.value), list(stacks), n=10, beside=2
+        found = similar_in(
+            *(self.archive, key.me, key.run_number, int(self.ls.value)),
+            dataset=key.dataset,
+            n=10,
+            beside=2,
         )
         pairs = list(zip(found["run_number"], found["ls_number"], strict=True))
         here = self.view()
@@ -569,7 +570,9 @@ class Explore(page.Page):
             for run, ls in pairs
         ]
         shown = found.assign(lumisection=link)[["lumisection", "distance", "ratio"]]
-        self.likes.value = f"<h2>Most like it</h2>{page.table(shown, ['lumisection'])}"
+        others = ", ".join(map(str, found.attrs["other_binning"]))
+        left_out = f"<p>Not compared, of another binning: run {others}.</p>" if others else ""
+        self.likes.value = f"<h2>Most like it</h2>{page.table(shown, ['lumisection'])}{left_out}"
 
     def save_view(self) -> None:
         """Give the browser what is shown, in the format that is chosen."""
