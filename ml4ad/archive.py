@@ -109,8 +109,14 @@ class Archive:
     def _repr_html_(self) -> str:
         from html import escape
 
-        where = escape(self.engine.url.render_as_string(hide_password=True))
-        return f"<div>Archive in {where}</div>{self.datasets().to_html(index=False)}"
+        url = self.engine.url
+        # An embedded server is reached through a folder.
+        host = url.host or str(url.query.get("host", ""))
+        where = escape(f"{host}:{url.port}" if url.port else host)
+        return (
+            f"<div>Archive {escape(url.database or '')} at {where}</div>"
+            f"{self.datasets().to_html(index=False)}"
+        )
 
     # -- what there is ---------------------------------------------------------------------------
 

@@ -69,7 +69,7 @@ def overlay(
     if not histograms:
         raise ValueError("no histogram to draw")
     items = {name: _one_histogram(one, None) for name, one in histograms.items()}
-    first, axes, heading = next(iter(items.values()))
+    first, axes, _ = next(iter(items.values()))
     for name, (_, other, _) in items.items():
         if len(other) != 1 or not other[0].same_binning(axes[0]):
             raise ValueError(f"{name}: {other}, want one axis with the binning {axes[0]!r}")
@@ -94,6 +94,7 @@ def overlay(
             lower.set_ylim(0, 2)
             lower.set_ylabel(f"over {next(iter(items))}", fontsize="x-small")
             _axis_texts(lower, axes[0], "x")
+        heading = _common([own for _, _, own in items.values()])
         _head(upper, heading if title is None else title)
         return figure
 
@@ -158,8 +159,12 @@ def trend(
     *,
     ylabel: str,
     title: str = "",
+    from_zero: bool = False,
 ) -> Figure:
-    """Figure of quantities over lumisections: name -> (lumisection numbers, values)."""
+    """Figure of quantities over lumisections: name -> (lumisection numbers, values).
+
+    ``from_zero`` begins the vertical axis at 0, as rates and counts are read.
+    """
     with _cms_style():
         figure = _figure()
         ax = figure.subplots()
@@ -167,6 +172,8 @@ def trend(
             ax.plot(ls_numbers, values, ".", color=COLOURS[i % len(COLOURS)], label=name)
         ax.set_xlabel("Lumisection")
         ax.set_ylabel(ylabel)
+        if from_zero:
+            ax.set_ylim(bottom=0)
         if len(series) > 1:
             figure.legend(fontsize="x-small", loc="outside lower center", ncols=4)
         _head(ax, title)
@@ -268,7 +275,9 @@ def _panels(panels: Mapping[str, Any]) -> tuple[Figure, list[Axes]]:
 
 def _line(i: int) -> dict[str, Any]:
     style = ("-", "--", ":")[i // len(COLOURS) % 3]
-    return {"color": COLOURS[i % len(COLOURS)], "linestyle": style, "linewidth": 2}
+    # Lines that coincide are all seen: each is thinner than the one that it covers.
+    width = max(1.5, 5 - 1.5 * i)
+    return {"color": COLOURS[i % len(COLOURS)], "linestyle": style, "linewidth": width}
 
 
 def _small(ax: Axes, title: str, x: str, y: str) -> None:
@@ -308,6 +317,14 @@ def _heading(stack: HistogramStack, ls_number: int | None) -> str:
     else:
         where = "no LS"
     return f"{stack.me}\nrun {stack.run_number}, {where}"
+
+
+def _common(headings: Sequence[str]) -> str:
+    """What the headings of several histograms all say: their name, run, lumisections."""
+    parts = [heading.replace("\n", ", ").split(", ") for heading in headings]
+    shared = [part for part in parts[0] if all(part in other for other in parts)]
+    name, *rest = shared or [""]
+    return "\n".join(filter(None, (name, ", ".join(rest))))
 
 
 def _moments(histogram: Any, normalise: str | None) -> tuple[Any, Any]:

@@ -236,7 +236,9 @@ def test_a_query_that_takes_too_long_is_cut_off(filled, monkeypatch):
 
 def test_what_it_says_of_itself_names_no_password(filled):
     assert re.match(r"Archive\('postgresql.*', 1 datasets, 10 lumisections\)", repr(filled))
-    assert "<table" in filled._repr_html_()
+    page = filled._repr_html_()
+    assert "<table" in page
+    assert re.match(r"<div>Archive ml4ad_test_\w+ at [\w./:-]+</div>", page)
 
 
 # -- commands -------------------------------------------------------------------------------------

@@ -276,10 +276,24 @@ def test_every_page_of_a_report_is_a4(tmp_path):
 
 
 @pytest.mark.usefixtures("url")
+def test_of_several_datasets_the_newest_run_tells(archive, small14):
+    older = "/Older/Run2023C-v1/DQMIO"
+    ingest.ingest(archive, small14, dataset=older)
+    with pytest.raises(ValueError, match="2 datasets, name one"):
+        choice.dataset(archive)
+    assert archive.runs(older)["run_number"].max() < archive.runs(DATASET)["run_number"].max()
+    assert choice.newest_dataset(archive) == DATASET
+    assert choice.newest_dataset(archive, older) == older
+
+
+@pytest.mark.usefixtures("url")
 def test_what_is_left_open_is_chosen_or_refused(archive):
     assert choice.dataset(archive) == DATASET
     with pytest.raises(KeyError, match="no dataset '/No'; there: /Zero"):
         choice.dataset(archive, "/No")
+    assert choice.newest_dataset(archive) == DATASET
+    with pytest.raises(KeyError, match="no dataset '/No'"):
+        choice.newest_dataset(archive, "/No")
     assert choice.runs(archive, DATASET, newest=2) == [382962, 383394]
     with pytest.raises(KeyError, match="no run 1; there: 4 from 382076 to 383394"):
         choice.runs(archive, DATASET, [1])

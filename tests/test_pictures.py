@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -117,3 +119,27 @@ def test_what_cannot_be_drawn_is_refused(tmp_path):
         pictures.overlay({"a": stack, "b": stack.rebin(2)})
     with pytest.raises(ValueError, match="2 axes"):
         pictures.ls_map(stack_of((3, 10, 4), [X, PHI]))
+
+
+def test_a_rate_is_read_from_zero():
+    drawn = {"rate": ([1, 2], [3.0, 4.0])}
+    assert pictures.trend(drawn, ylabel="Hz", from_zero=True).axes[0].get_ylim()[0] == 0
+    assert pictures.trend(drawn, ylabel="Hz").axes[0].get_ylim()[0] > 2
+
+
+def test_an_overlay_is_headed_by_what_all_have_in_common():
+    stack = stack_of((3, 10), X)
+    first, second = stack.select([1]), stack.select([2])
+    one_run = pictures.overlay({"a": first, "b": second}).axes[0]
+    assert one_run.get_title("left") == "A/b \\$x\\$\nrun 7"
+    other = replace(second, run_number=8)
+    assert pictures.overlay({"a": first, "b": other}).axes[0].get_title("left") == "A/b \\$x\\$"
+    same = pictures.overlay({"a": first, "b": first}).axes[0]
+    assert same.get_title("left").endswith("\nrun 7, LS 1")
+
+
+def test_lines_that_coincide_are_all_seen():
+    one = ([0.0, 1.0], [0.5, 1.0])
+    figure = pictures.roc({"dead": {"own": one, "ours": one, "theirs": one}})
+    widths = [line.get_linewidth() for line in figure.axes[0].lines]
+    assert widths == sorted(set(widths), reverse=True)

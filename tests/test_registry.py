@@ -50,6 +50,9 @@ def test_a_model_keeps_what_it_was_made_of(archive):
     assert model.parameters == registry.jsonable(quick().get_params(deep=False))
     assert (model.seed, model.created_by, model.state) == (3, "ann", "training")
     assert model.code_version.startswith(ml4ad.__version__)
+    page = model._repr_html_()
+    for told in (f"<td>{model}</td>", "<td>NearestReference</td>", "by ann</td>"):
+        assert told in page
 
 
 def test_a_name_means_the_active_version_else_the_newest(archive):

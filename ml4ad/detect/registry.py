@@ -61,6 +61,23 @@ class Model:
     def __str__(self) -> str:
         return f"{self.name}:{self.version}"
 
+    def _repr_html_(self) -> str:
+        shown = {
+            "model": str(self),
+            "state": self.state,
+            "detector": self.detector,
+            "parameters": self.parameters,
+            "elements": ", ".join(self.patterns),
+            "datasets": ", ".join(self.datasets),
+            **{key: text for key, text in self.selection.items() if text is not None},
+            "false alarms in 8 hours": self.false_alarms,
+            "seed": self.seed,
+            "code version": self.code_version,
+            "made": f"{self.created_at:%Y-%m-%d %H:%M:%S %Z} by {self.created_by}",
+        }
+        with pd.option_context("display.max_colwidth", None):
+            return pd.Series(shown, dtype=object).to_frame().to_html(header=False)
+
 
 @dataclass(frozen=True)
 class Fitted:

@@ -36,6 +36,17 @@ def dataset(archive: Archive, given: str = "") -> str:
     return str(there[0])
 
 
+def newest_dataset(archive: Archive, given: str = "") -> str:
+    """``given``, or the dataset of the newest run.
+
+    Raises ValueError if the archive has none, KeyError for one that is not there.
+    """
+    there = archive.runs()
+    if given or there.empty:
+        return dataset(archive, given)
+    return str(there.loc[there["run_number"].idxmax(), "dataset"])
+
+
 def runs(archive: Archive, dataset: str, given: Sequence[int] = (), newest: int = 1) -> list[int]:
     """``given``, or the ``newest`` runs of a dataset, in rising order.
 
