@@ -292,6 +292,20 @@ def test_a_page_says_that_it_is_starting_before_anything_else(address):
         assert "Starting the page" in begins + answer.read().decode()
 
 
+def test_a_page_whose_kernel_was_not_warm_shows_how_it_is_too(archive, home):
+    command = [sys.executable, "-m", "ml4ad", "dashboards", "--port", "0", "--no-browser"]
+    command += ["--token", "", "--pool", "0"]
+    environment = os.environ | {"ML4AD_DATABASE_URL": archive.url, "HOME": str(home)}
+    with processes.started(command, stdout=subprocess.PIPE, text=True, env=environment) as server:
+        where = server.stdout.readline().split(": ", 1)[1].strip()
+        page = f"{where}voila/render/shift.ipynb?run=3"
+        with urllib.request.urlopen(page, timeout=WAIT_MS / 1000) as answer:  # noqa: S310
+            text = answer.read().decode()
+    poster = text[text.index('id="ml4ad-poster"') :]
+    assert "40 LS, none missing" in poster
+    assert "LS 20 to 25: layer_1: 4 bins at charge" in poster
+
+
 def test_a_page_shows_how_it_is_before_its_buttons_answer(visit):
     visitor = visit()
     held = []

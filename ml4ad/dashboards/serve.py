@@ -304,7 +304,8 @@ def server(
         raise ValueError(f"base URL {base_url!r}, want one that begins with '/'")
     sizes = {name: pool if isinstance(pool, int) else pool.get(name, 0) for name, *_ in PAGES}
     config = Config()
-    config.VoilaConfiguration.preheat_kernel = any(sizes.values())
+    # Also where none is warmed: there is one kind of kernel manager then.
+    config.VoilaConfiguration.preheat_kernel = True
     config.VoilaConfiguration.default_pool_size = 0
     config.VoilaConfiguration.show_tracebacks = False
     config.VoilaConfiguration.file_allowlist = []
@@ -316,10 +317,9 @@ def server(
     config.VoilaConfiguration.allow_theme_override = "NO"
     pools: dict[str, Any] = {f"{name}.ipynb": {"pool_size": size} for name, size in sizes.items()}
     config.VoilaKernelManager.kernel_pools_config = pools | {"default": {"pool_size": 0}}
-    for manager in ("VoilaKernelManager", "NormalKernelManager"):
-        config[manager].cull_idle_timeout = _IDLE_S
-        config[manager].cull_interval = 20
-        config[manager].cull_connected = False
+    config.VoilaKernelManager.cull_idle_timeout = _IDLE_S
+    config.VoilaKernelManager.cull_interval = 20
+    config.VoilaKernelManager.cull_connected = False
     config.Application.log_level = "INFO" if verbose else "WARN"
     config.Voila.token = token
     config.Voila.auto_token = token is None
