@@ -44,7 +44,7 @@ def newest_dataset(archive: Archive, given: str = "") -> str:
     there = archive.runs()
     if given or there.empty:
         return dataset(archive, given)
-    return str(there.loc[there["run_number"].idxmax(), "dataset"])
+    return str(there.sort_values("run_number")["dataset"].iloc[-1])
 
 
 def runs(archive: Archive, dataset: str, given: Sequence[int] = (), newest: int = 1) -> list[int]:
