@@ -6,6 +6,10 @@ SERVE  ?= 1
 DEMO   ?= demo
 FUZZ   ?= 20000
 
+# Where bytecode is not kept (containers like to say so), each of the hundred processes of the tests and
+# each kernel compiles the package again.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: help env demo test lint bench fuzz clean jsroot chromium cmsdials
 .DEFAULT_GOAL := help
 

@@ -29,7 +29,7 @@ FLOW = {
     "evaluate": ({"n_trials": 2, "others": False, "element": MAP}, ["found_in_3", "hv_off"]),
     "report": ({}, ["numberOfSegments_W0", "report.pdf", "not assessed"]),
 }
-TUTORIALS = {
+SHOWN = FLOW | {
     "tutorials/01_first_look": ({}, ["charge_PXLayer_1", "HistogramStack"]),
     "tutorials/02_arrays_and_hist": ({}, ["383394", "Hist"]),
     "tutorials/03_trends": ({}, ["q95", "mean"]),
@@ -41,16 +41,16 @@ TUTORIALS = {
     "tutorials/09_export": ({}, ["True", "store/"]),
     "tutorials/10_from_dials": ({}, ["HistogramStack", "383394"]),
 }
-QUICK = ("tutorials/01_first_look",)
-SHOWN = FLOW | (
-    TUTORIALS if os.environ.get("ML4AD_LAB_ALL") else {name: TUTORIALS[name] for name in QUICK}
-)
 
+# JupyterLab is there; what a double click on a file does; what the cross on its tab does.
+STARTED = "() => window.jupyterapp?.shell?.layoutModified && jupyterapp.restored.then(() => true)"
+OPEN = "path => { jupyterapp.commands.execute('docmanager:open', {path, factory: 'Notebook'}); }"
+CLOSE = "() => jupyterapp.shell.currentWidget.close()"
 # Whether the notebook is there and its kernel waits for cells.
-READY = """() => {
-  const panel = window.jupyterapp?.shell.currentWidget;
+READY = """path => {
+  const panel = jupyterapp.shell.currentWidget;
   const kernel = panel?.sessionContext?.session?.kernel;
-  return panel?.context?.isReady && panel.sessionContext.isReady
+  return panel?.context?.path === path && panel.context.isReady && panel.sessionContext.isReady
     && kernel?.connectionStatus === 'connected' && kernel.status === 'idle';
 }"""
 # Whether the kernel rests, and all cells were run, or one of them failed.
@@ -116,9 +116,9 @@ def lab(work, campaign_copy, tmp_path_factory):
             yield Lab(place[0])
 
 
-@pytest.fixture
-def page(browser, lab):
-    """A person's page; nothing may go wrong in it, or be asked of another host."""
+@pytest.fixture(scope="module")
+def window(browser, lab):
+    """A person's browser window, and what went wrong in it."""
     wrong = []
 
     def asked(request):
@@ -131,22 +131,33 @@ def page(browser, lab):
     opened.set_default_timeout(WAIT_MS)
     opened.on("request", asked)
     opened.on("pageerror", lambda error: wrong.append(f"error: {error}"))
-    yield opened
+    yield opened, wrong
     context.close()
+
+
+@pytest.fixture
+def page(window, lab):
+    """The page of that window; nothing may go wrong in it, or be asked of another host."""
+    opened, wrong = window
+    wrong.clear()
+    yield opened
     lab.stop_kernels()
     assert not wrong
 
 
 def run_all(page, lab, name):
-    """Open a notebook, run all of its cells from the menu, and save it."""
-    page.goto(f"{lab.address}lab/workspaces/{Path(name).stem}/tree/{name}.ipynb?token={TOKEN}")
-    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status='idle']")
-    page.wait_for_function(READY)
+    """Open a notebook, run all of its cells from the menu, save and close it."""
+    if "workspaces/by-hand" not in page.url:
+        page.goto(f"{lab.address}lab/workspaces/by-hand?token={TOKEN}")
+        page.wait_for_function(STARTED)
+    page.evaluate(OPEN, f"{name}.ipynb")
+    page.wait_for_function(READY, arg=f"{name}.ipynb")
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     page.wait_for_function(AT_REST)
     page.keyboard.press("Control+s")
     page.wait_for_function(SAVED)
+    page.evaluate(CLOSE)
 
 
 def check(path, wanted):

@@ -2,6 +2,7 @@ import itertools
 import os
 import re
 import shlex
+import shutil
 import sys
 import threading
 from contextlib import contextmanager
@@ -266,6 +267,8 @@ def test_terminated_from_outside_the_record_says_so(engine, busy, tmp_path):
 
 def test_killed_in_the_middle_it_is_lost_and_its_kernel_ends(engine, busy, tmp_path, monkeypatch):
     with at_work(busy, tmp_path) as (process, kernel, _):
+        command = Path(f"/proc/{kernel}/cmdline").read_text().split("\0")
+        sockets = Path(next(word for word in command if word.endswith("k.json"))).parent
         process.kill()
         process.wait(60)
     (record,) = records.recent(engine)
@@ -278,6 +281,7 @@ def test_killed_in_the_middle_it_is_lost_and_its_kernel_ends(engine, busy, tmp_p
     deadline = threading.Event()
     while Path(f"/proc/{kernel}").exists() and not deadline.wait(0.2):
         pass  # the kernel looks every second whether its parent is there
+    shutil.rmtree(sockets)  # nobody was left to do it
 
 
 def test_a_run_that_was_thought_lost_lives_again(engine, written):

@@ -268,6 +268,9 @@ def test_a_long_path_gets_a_short_socket(data_dir):
     try:
         with psycopg.connect(url) as connection:
             assert connection.execute("SELECT 1").fetchone() == (1,)
+        sockets = server._socket_folder(server.home(deep))
+        assert sockets.is_dir()
     finally:
         server.stop(deep)
         os.close(server._held.pop(server.home(deep)))
+    assert not sockets.exists()

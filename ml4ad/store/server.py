@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -103,6 +103,9 @@ def stop(data_dir: Path) -> bool:
         stopped = _run(folder, "pg_ctl", arguments)
         if stopped.returncode and _postmaster(folder) is not None:
             raise ServerError(f"{folder}: not stopped: {_last_line(stopped.stderr)}")
+        if (sockets := _socket_folder(folder)) != folder / "data":
+            with suppress(OSError):
+                sockets.rmdir()
     return True
 
 
