@@ -1,5 +1,6 @@
 """What went in comes out: the archive's answers against what the files hold."""
 
+import functools
 import pickle
 import re
 from pathlib import Path
@@ -86,17 +87,36 @@ def test_parts_of_a_large_stack_come_back_as_one(archive, tmp_path, memory_mb):
 # -- selection ------------------------------------------------------------------------------------
 
 
+def fill(url, folder):
+    """Two runs, each in a file of its own, with three elements."""
+    with ml4ad.connect(url) as archive:
+        for run_number in (9, 10):
+            stacks = [
+                ml4ad.stack.dataclasses.replace(
+                    example("TH1F", [1, 2, 3, 5, 8], seed=i, me=me), run_number=run_number
+                )
+                for i, me in enumerate(
+                    ("Pixel/Layer1/charge", "Pixel/Layer2/charge", "Ecal/digis +")
+                )
+            ]
+            written(archive, folder / f"{run_number}.root", stacks)
+    take.close_engines()
+
+
+@pytest.fixture(scope="module")
+def filling(tmp_path_factory):
+    """What fills a database with them."""
+    return functools.partial(fill, folder=tmp_path_factory.mktemp("files"))
+
+
 @pytest.fixture
-def filled(archive, tmp_path):
-    for run_number in (9, 10):
-        stacks = [
-            ml4ad.stack.dataclasses.replace(
-                example("TH1F", [1, 2, 3, 5, 8], seed=i, me=me), run_number=run_number
-            )
-            for i, me in enumerate(("Pixel/Layer1/charge", "Pixel/Layer2/charge", "Ecal/digis +"))
-        ]
-        written(archive, tmp_path / f"{run_number}.root", stacks)
-    return archive
+def filled(copied, filling, monkeypatch):
+    """An archive with them, for one test."""
+    url = copied(filling)
+    monkeypatch.setenv("ML4AD_DATABASE_URL", url)
+    with ml4ad.connect(url) as opened:
+        yield opened
+    take.close_engines()
 
 
 def test_lumisections_are_chosen_as_in_a_stack(filled):

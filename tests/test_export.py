@@ -1,6 +1,7 @@
 """Export to Parquet and back: every bit, whole or not at all, and nothing that is damaged."""
 
 import dataclasses
+import functools
 import json
 import os
 from pathlib import Path
@@ -47,9 +48,8 @@ def odd_nans(stack):
     return dataclasses.replace(stack, contents=cells)
 
 
-@pytest.fixture
-def full(archive, tmp_path):
-    """An archive of two runs, in three files, with every kind and all that may get lost."""
+def fill(url, folder):
+    """Two runs, in three files, with every kind and all that may get lost."""
     scalars = pd.DataFrame(
         [
             (9, 1, "B/i", "Int", -(2**63)),
@@ -73,7 +73,7 @@ def full(archive, tmp_path):
             for n, kind in enumerate(KINDS)
         ]
         more = {"scalars": scalars, "lumisections": times} if i == 0 else {}
-        dqmio.write(tmp_path / f"{i}.root", stacks, **more)
+        dqmio.write(folder / f"{i}.root", stacks, **more)
     labelled = Axis(
         np.array([0.0, 0.1, 1.0]), title="#eta \u03b7", labels=("", "on"), variable=True
     )
@@ -81,10 +81,27 @@ def full(archive, tmp_path):
     weighted = dataclasses.replace(
         weighted, axes=(labelled,), sumw2=weighted.contents.astype("f8") / 3, run_number=10
     )
-    dqmio.write(tmp_path / "2.root", [weighted])
-    done = list(ingest.ingest(archive, tmp_path, dataset=DATASET))
-    assert [d.state for d in done] == ["PROCESSED"] * 3
-    return archive
+    dqmio.write(folder / "2.root", [weighted])
+    with ml4ad.connect(url) as archive:
+        done = list(ingest.ingest(archive, folder, dataset=DATASET))
+        assert [d.state for d in done] == ["PROCESSED"] * 3
+    take.close_engines()
+
+
+@pytest.fixture(scope="module")
+def filling(tmp_path_factory):
+    """What fills a database with them."""
+    return functools.partial(fill, folder=tmp_path_factory.mktemp("files"))
+
+
+@pytest.fixture
+def full(copied, filling, monkeypatch):
+    """An archive with them, for one test."""
+    url = copied(filling)
+    monkeypatch.setenv("ML4AD_DATABASE_URL", url)
+    with ml4ad.connect(url) as opened:
+        yield opened
+    take.close_engines()
 
 
 def assert_same(ours, theirs):
