@@ -174,6 +174,24 @@ def test_new_lumisections_and_runs_are_followed_and_the_selection_stays(judged, 
     assert fixed._at == ("B/loud", 4)
 
 
+def test_an_address_of_another_run_shows_that_run(database_url, tmp_path, opened):
+    log_p = np.full((2, 10), -0.5)
+    log_p[0, 3:6] = LOUD
+    archive = samples.judged(database_url, log_p, mes=["A/one", "B/two"])
+    alarms.refresh(archive, "model", samples.DATASET, 7)
+    samples.good_runs(archive, tmp_path, (samples.MAP,), (9,), n_ls=3)
+    page = opened(archive)
+    page.run.value = 7
+    assert page.view()["me"] == "A/one"
+    # A page is warm with what was newest; then an address comes that names another run only.
+    page.prepare("run=9")
+    assert page.run.value == 9
+    assert "me" not in page.view()
+    page.prepare("run=7")
+    assert page.view()["me"] == "A/one"
+    archive.close()
+
+
 def test_an_address_opens_the_same_place(judged, opened):
     page = opened(judged)
     page.map.clicked = {"x": 5, "y": 0, "trace": 0, "times": 1}

@@ -68,7 +68,10 @@ def test_a_fault_is_found_by_an_incident_of_its_run_time_and_element():
 
     def found(**changed):
         row = {"run_number": 5, "first_ls": 15, "last_ls": 30, "me": "A/x", "mes": ["A/x", "A/c"]}
-        return demo.compared(truth, pd.DataFrame([row | changed])).found.tolist()
+        incidents = pd.DataFrame([row | changed])
+        of_fault = demo.of_faults(truth, incidents)
+        assert demo.compared(truth, incidents).found.tolist() == of_fault
+        return of_fault
 
     assert found() == [True]
     assert found(run_number=6) == [False]

@@ -27,7 +27,7 @@ from ml4ad.detect import (
     similar_runs,
     trials,
 )
-from ml4ad.detect.base import describe
+from ml4ad.detect.base import Place, describe
 from ml4ad.detect.evaluate import _spoiled
 from ml4ad.stack import HistogramStack
 
@@ -185,6 +185,39 @@ def test_a_lumisection_without_a_place_is_described():
     found = describe(charges(1), 3, 0.1, None, 0, 0)
     assert found.direction == "none"
     assert "nothing stands out in LS 3" in found.sentence
+
+
+@pytest.mark.parametrize(
+    ("seen", "expected", "said"),
+    [
+        (90, 100, "10% low"),
+        (16.05, 16.01, "hardly high"),
+        (-0.05, 0.02, "far too low"),
+        (1100, 100, "far too high"),
+        (1, 100, "empty"),
+    ],
+)
+def test_a_difference_is_said_as_people_read_it(seen, expected, said):
+    stack = charges(1)
+    place = Place.of(stack.axes, [(3, 5)])
+    what = "mean" if seen < 0 else "entries"
+    found = describe(stack, 3, 9.0, place, seen, expected, what=what)
+    assert f", {said} since LS 3; expected" in found.sentence
+
+
+@pytest.mark.parametrize("n_runs", [2, 9])
+def test_what_was_learned_is_not_compared_with_itself(n_runs):
+    runs = [charges(run) for run in range(1, n_runs + 1)]
+    fitted = NearestReference().fit(runs)
+    strange = charges(1, low=0.1)
+    for stack in (runs[0], strange):
+        lumisections = fitted.explain(stack, 4).reference.lumisections
+        assert all(run != 1 or abs(ls - 4) > 20 for run, ls in lumisections)
+        if n_runs > 8:
+            assert all(run != 1 for run, _ in lumisections)
+    # What was learned does not score as if it were known by heart.
+    own, other = (np.median(fitted.score_samples(stack)) for stack in (runs[0], charges(77)))
+    assert own > other / 2
 
 
 def test_the_reference_of_a_reference_is_known_good():

@@ -73,6 +73,12 @@ def demo(
     if len(done.faults):
         table(done.faults, title="Faults that were put in")
         click.echo(f"{done.faults['found'].sum()} of {len(done.faults)} faults were found")
+        others = len(done.incidents) - int(done.incidents["of_fault"].sum())
+        if others:
+            click.echo(
+                f"{others} of {len(done.incidents)} incidents are not of a fault that was put in: "
+                "each model learned from two runs, and runs differ; eight or more show how much"
+            )
     refused = done.files[done.files["state"] != State.PROCESSED]
     if len(refused):
         table(refused[["path", "state", "reason"]], title="Files that were not taken in")

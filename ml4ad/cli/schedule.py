@@ -95,7 +95,7 @@ def print_(path: Path, form: str) -> None:
     """Print the schedule for those who keep it elsewhere.
 
     \b
-    ml4ad schedule print crontab | crontab -
+    (crontab -l; ml4ad schedule print crontab) | crontab -
     """
     from ml4ad.pipelines import elsewhere
     from ml4ad.pipelines import schedule as schedules

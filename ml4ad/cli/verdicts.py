@@ -184,6 +184,8 @@ def certify(
         differs = None if compare is None else verdicts.difference(archive, found, compare)
     if out is not None:
         found.write(out)
+        if not found.good:
+            click.echo(f"{out}: no lumisection is good, for the reasons below", err=True)
     if bad is not None:
         found.write(bad, "bad")
     if report is not None:

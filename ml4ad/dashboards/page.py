@@ -110,7 +110,7 @@ class Page:
             if not known:
                 _LOG.error("page %s", self.name, exc_info=error)
             self._say(
-                "That cannot be shown." if known else "This page has a fault.",
+                "That is not possible." if known else "This page has a fault.",
                 _plain(error),
                 "" if known else "Reload it; if it comes back, report the line above.",
             )

@@ -175,7 +175,7 @@ class Shift(page.Page):
                 self.trend,
             ]
         )
-        both = widgets.Box([widgets.VBox([self.map, self.verdicts]), self._detail])
+        both = widgets.Box([self.map, self._detail])
         both.add_class("ml4ad-two")
         self._all = widgets.VBox(
             [
@@ -184,6 +184,7 @@ class Shift(page.Page):
                 self._listing,
                 self.list,
                 both,
+                self.verdicts,
             ]
         )
         self._nothing = widgets.HTML()
@@ -593,6 +594,8 @@ class Shift(page.Page):
             if "run" in said:
                 controls.choose(self.run, controls.number(said["run"], "run"), "run")
                 self.newest.value = self.run.value == self.run.options[0][1]
+        # What was shown before is of another view.
+        self._at = None
         self._refresh()
         if "me" in said and "ls" in said:
             ls_number = controls.number(said["ls"], "ls")

@@ -145,7 +145,9 @@ def describe(
     """Explanation with its sentence, from the place and what was seen and expected there."""
     strength = observed / expected - 1 if expected else float(observed > 0)
     direction = "low" if observed < expected else "high"
-    word = f"{abs(strength):.0%} {direction}" if abs(strength) < 9.99 else "far too high"
+    word = f"{abs(strength):.0%} {direction}" if abs(strength) >= 0.005 else f"hardly {direction}"
+    if not -1 <= strength < 9.99:  # what has a sign may be lower than nothing
+        word = f"far too {direction}"
     if not expected and observed > 0:
         word = "filled"
     if what == "entries" and expected > 0 and observed <= 0.02 * expected:

@@ -279,7 +279,22 @@ class NearestReference(Detector):
         conditions: pd.DataFrame | None,  # noqa: ARG002
     ) -> Floats:
         counts = stack.values()[rows].reshape(len(rows), -1).astype(np.float64)
-        return self._ratio(counts, None)
+        return self._ratio(counts, self._others(stack, rows))
+
+    def _others(self, stack: HistogramStack, rows: NDArray[np.intp]) -> NDArray[np.bool_] | None:
+        """References that may be compared with, ``(n, n_references)``; None: all.
+
+        Of a run that was learned from those of `training_scores`, if there are any: nothing is
+        compared with itself.
+        """
+        same = self.reference_runs_ == stack.run_number
+        if not same.any():
+            return None
+        allowed = np.tile(~same, (len(rows), 1))
+        if len(np.unique(self.reference_runs_)) < _MANY_RUNS:
+            allowed |= np.abs(stack.ls_numbers[rows, None] - self.reference_ls_) > _BESIDE
+        allowed[~allowed.any(axis=1)] = True
+        return allowed
 
     def _ratio(self, counts: Floats, allowed: NDArray[np.bool_] | None) -> Floats:
         scores = np.empty(len(counts))
@@ -327,7 +342,8 @@ class NearestReference(Detector):
     ) -> Explanation:
         counts = stack.values()[at].astype(np.float64)
         flat = counts.reshape(1, -1)
-        match = self._match(self._points(self._roots(flat)))
+        others = self._others(stack, np.array([at]))
+        match = self._match(self._points(self._roots(flat)), others)
         used = [int(match.first[0]), int(match.second[0])]
         shares = np.array([1 - match.share[0], match.share[0]])
         if used[0] == used[1] or shares[1] < 0.01:

@@ -36,12 +36,16 @@ def dataset(archive: Archive, given: str = "") -> str:
     return str(there[0])
 
 
-def newest_dataset(archive: Archive, given: str = "") -> str:
-    """``given``, or the dataset of the newest run.
+def newest_dataset(archive: Archive, given: str = "", run_numbers: Sequence[int] = ()) -> str:
+    """``given``, or the dataset of the newest run, of those in ``run_numbers`` if there are any.
 
-    Raises ValueError if the archive has none, KeyError for one that is not there.
+    Raises ValueError if the archive has none, KeyError for a dataset or runs that are not there.
     """
     there = archive.runs()
+    if run_numbers and not given:
+        there = there[there["run_number"].isin(run_numbers)]
+        if there.empty:
+            raise KeyError(f"no run {', '.join(map(str, run_numbers))} in the archive")
     if given or there.empty:
         return dataset(archive, given)
     return str(there.sort_values("run_number")["dataset"].iloc[-1])

@@ -21,6 +21,7 @@ from ml4ad.detect.alarms import incidents
 from ml4ad.detect.score import score
 from ml4ad.detect.train import train
 from ml4ad.dqmio.names import parse_dataset
+from ml4ad.pipelines import report
 from ml4ad.store import State
 
 #: Models that the demo trains are called so, with the era behind it.
@@ -31,7 +32,8 @@ MODEL = "demo"
 class Demo:
     """What the demo did: seconds by step, and what there is to see.
 
-    ``incidents`` as `detect.alarms.incidents` gives them; ``faults`` has a row per fault that was
+    ``incidents`` as `detect.alarms.incidents` gives them, and ``of_fault``: whether they are of a
+    fault that was put in (not for files of your own); ``faults`` has a row per fault that was
     put in, with ``found``: whether an incident of its run overlaps its lumisections and names one
     of its elements. It is empty for files of your own.
     """
@@ -85,12 +87,45 @@ def run(
             if taken or not len(registry.models(archive, "active")):
                 _learn(archive, client, done, say)
             done.incidents = incidents(archive)
-            done.faults = compared(
-                json.loads((campaign / "truth.json").read_text()), done.incidents
-            )
+            truth = json.loads((campaign / "truth.json").read_text())
+            done.faults = compared(truth, done.incidents)
+            done.incidents["of_fault"] = of_faults(truth, done.incidents)
     with _timed(done, "draw", say):
         done.pictures = list(_draw(archive, done))
     return done
+
+
+@dataclass(frozen=True)
+class _PutIn:
+    """A fault of a simulation's truth."""
+
+    run_number: int
+    kind: str
+    mes: tuple[str, ...]
+    first_ls: int
+    last_ls: int
+
+    def is_seen_in(self, incident: dict[Any, Any]) -> bool:
+        """Whether an incident of its run overlaps it and names one of its elements."""
+        return bool(
+            incident["run_number"] == self.run_number
+            and incident["first_ls"] <= self.last_ls
+            and incident["last_ls"] >= self.first_ls
+            and {incident["me"], *incident["mes"]} & set(self.mes)
+        )
+
+
+def _put_in(truth: dict[str, Any]) -> list[_PutIn]:
+    by_number: dict[int, list[dict[str, Any]]] = {}
+    for effect in truth["faults"]:
+        by_number.setdefault(effect["fault"], []).append(effect)
+    out = []
+    for effects in by_number.values():
+        spans = [span for effect in effects for span in effect["lumisections"]]
+        first, last = min(low for low, _ in spans), max(high for _, high in spans)
+        mes = tuple(effect["me"] for effect in effects)
+        out.append(_PutIn(effects[0]["run_number"], effects[0]["kind"], mes, first, last))
+    return out
 
 
 def compared(truth: dict[str, Any], found: pd.DataFrame) -> pd.DataFrame:
@@ -98,25 +133,22 @@ def compared(truth: dict[str, Any], found: pd.DataFrame) -> pd.DataFrame:
 
     Columns: run_number, kind, me (the first element), first_ls, last_ls, found.
     """
-    by_number: dict[int, list[dict[str, Any]]] = {}
-    for effect in truth["faults"]:
-        by_number.setdefault(effect["fault"], []).append(effect)
     seen = found.to_dict("records")
-    rows = []
-    for effects in by_number.values():
-        fault, names = effects[0], {effect["me"] for effect in effects}
-        first = min(span[0] for effect in effects for span in effect["lumisections"])
-        last = max(span[1] for effect in effects for span in effect["lumisections"])
-        hit = any(
-            row["run_number"] == fault["run_number"]
-            and row["first_ls"] <= last
-            and row["last_ls"] >= first
-            and names & {row["me"], *row["mes"]}
-            for row in seen
+    rows = [
+        (
+            *(fault.run_number, fault.kind, fault.mes[0], fault.first_ls, fault.last_ls),
+            any(fault.is_seen_in(row) for row in seen),
         )
-        rows.append((fault["run_number"], fault["kind"], fault["me"], first, last, hit))
+        for fault in _put_in(truth)
+    ]
     columns = ["run_number", "kind", "me", "first_ls", "last_ls", "found"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def of_faults(truth: dict[str, Any], found: pd.DataFrame) -> list[bool]:
+    """Whether each incident is of one of the truth's faults."""
+    faults = _put_in(truth)
+    return [any(fault.is_seen_in(row) for fault in faults) for row in found.to_dict("records")]
 
 
 @contextmanager
@@ -167,20 +199,16 @@ def _tenths(say: Callable[[str], object], step: str, what: str) -> Callable[[int
 
 
 def _draw(archive: Archive, done: Demo) -> Iterator[Path]:
-    """A picture of the clearest incident, or of the first element there is."""
+    """Pictures of the two clearest incidents of each run, or one of the first element there is."""
     folder = done.folder / "pictures"
     folder.mkdir(exist_ok=True)
     clearest = done.incidents
     if len(clearest):
         clearest = clearest.sort_values("log_p").groupby("run_number").head(2)
     for row in clearest.to_dict("records"):
-        stack = archive.stack(row["me"], row["run_number"], dataset=row["dataset"])
-        name = f"incident-{row['run_number']}-{row['me'].rsplit('/', 1)[-1]}"
-        seen = stack.select([[row["first_ls"], row["last_ls"]]])
-        before = stack.select([[1, row["first_ls"] - 1]])
-        comparable = len(before) and len(seen) and len(stack.axes) < 3
-        figure = pictures.compare(seen, before) if comparable else pictures.draw(stack)
-        yield pictures.save(figure, folder / f"{_safe(name)}.png")
+        element = row["me"].rsplit("/", 1)[-1]
+        name = f"incident-{row['run_number']}-LS{row['first_ls']}-{element}"
+        yield pictures.save(report.picture(archive, row), folder / f"{_safe(name)}.png")
     if not len(done.incidents):
         runs = archive.runs()
         processed = done.files[done.files["state"] == State.PROCESSED]

@@ -72,7 +72,9 @@
       const step = [1, 2, 5, 10].map((n) => n * power).find((n) => span / n <= 6) || power;
       ticks = [];
       for (let v = Math.ceil(Math.min(low, high) / step) * step; v <= Math.max(low, high); v += step) ticks.push(v);
-      texts = ticks.map((v) => (isLog ? "1e" + v : String(Number(v.toPrecision(6)))));
+      const short = (v) => (v && (Math.abs(v) >= 1e4 || Math.abs(v) < 1e-3)
+        ? Number(v.toPrecision(3)).toExponential().replace("e+", "e") : String(Number(v.toPrecision(6))));
+      texts = ticks.map((v) => (isLog ? "1e" + v : short(v)));
       if (isLog) ticks = ticks.map((v) => 10 ** v);
     }
     return { at, ticks, texts };
