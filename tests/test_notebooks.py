@@ -284,6 +284,10 @@ def test_of_several_datasets_the_newest_run_tells(archive, small14):
     assert archive.runs(older)["run_number"].max() < archive.runs(DATASET)["run_number"].max()
     assert choice.newest_dataset(archive) == DATASET
     assert choice.newest_dataset(archive, older) == older
+    of_older = int(archive.runs(older)["run_number"].iloc[0])
+    assert choice.newest_dataset(archive, run_numbers=[of_older]) == older
+    with pytest.raises(KeyError, match="no run 5 in the archive"):
+        choice.newest_dataset(archive, run_numbers=[5])
 
 
 @pytest.mark.usefixtures("url")
