@@ -1,6 +1,7 @@
 """A real server, a real browser: what a person sees. Nothing may be asked of another host."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -304,6 +305,18 @@ def test_a_page_whose_kernel_was_not_warm_shows_how_it_is_too(archive, home):
     poster = text[text.index('id="ml4ad-poster"') :]
     assert "40 LS, none missing" in poster
     assert "LS 20 to 25: layer_1: 4 bins at charge" in poster
+
+
+def test_a_server_that_is_stopped_while_kernels_start_says_nothing(archive, home):
+    command = [sys.executable, "-m", "ml4ad", "dashboards", "--port", "0", "--no-browser"]
+    environment = os.environ | {"ML4AD_DATABASE_URL": archive.url, "HOME": str(home)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with processes.started(command, env=environment, **pipes) as server:
+        assert server.stdout.readline().startswith("dashboards: http")
+        server.send_signal(signal.SIGTERM)
+        said = server.stderr.read()
+        assert server.wait(60) == 0, said
+    assert "Traceback" not in said
 
 
 def test_a_page_shows_how_it_is_before_its_buttons_answer(visit):

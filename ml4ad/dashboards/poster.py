@@ -86,9 +86,9 @@ def _toggles(widget: widgets.ToggleButtons) -> str:
 
 
 def _pressed(widget: widgets.Button) -> str:
-    classes = " ".join(("jupyter-button", *widget._dom_classes))
-    width = widget.layout.width or "auto"
-    return _button(widget.description, html.escape(classes), html.escape(f"width:{width}"))
+    classes = html.escape(" ".join(widget._dom_classes))
+    width = html.escape(f"width:{widget.layout.width or 'auto'}")
+    return _button(widget.description, classes, width)
 
 
 def _tick(widget: widgets.Checkbox) -> str:

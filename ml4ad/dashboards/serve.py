@@ -37,7 +37,8 @@ _FORKED = "ml4ad-forked"
 _OUTPUT_S = 60
 _PING_MS = 90_000
 #: Seconds that a page may be late because its kernel says how it will look.
-_POSTER_S = 5
+_POSTER_S = 20
+_MAKES_WIDGETS = "/voila.js"
 _KERNEL_ID = re.compile(r'"kernelId": "([^"]+)"')
 _EXTENSIONS = (
     "@jupyter-widgets/jupyterlab-manager",
@@ -117,18 +118,15 @@ class _Page(TornadoVoilaHandler):  # type: ignore[misc]  # Voila has no types
         self.set_header("Content-Type", "text/html; charset=utf-8")
         self.set_header("Cache-Control", "no-store")
         yield _filled("starting.html", base_url=self.base_url, title=titles[path])
-        # The last part comes when all cells have run, and brings what makes widgets of them.
-        kernel_id, last = "", ""
+        kernel_id = ""
         async for part in super().get_generator(path):
             named = _KERNEL_ID.search(part)
             kernel_id = named[1] if named else kernel_id
-            if last:
-                yield last
-            last = part
-        if kernel_id in self.kernel_manager:
-            kernel = self.kernel_manager.get_kernel(kernel_id)
-            last = await _poster(kernel, self.request.query) + last
-        yield last
+            # All cells have run when what makes widgets of them comes.
+            if _MAKES_WIDGETS in part and kernel_id in self.kernel_manager:
+                kernel = self.kernel_manager.get_kernel(kernel_id)
+                yield await _poster(kernel, self.request.query)
+            yield part
 
 
 def _filled(name: str, **given: Any) -> str:
@@ -218,8 +216,13 @@ class Server(Voila):  # type: ignore[misc]  # Voila has no types
             self.log.info("interrupted")
         finally:
             http.stop()
-            self.stop()
-            Provisioner.mother.close()
+            try:
+                self.stop()
+            except web.HTTPError as error:
+                # A kernel that has only begun to start ends with the process that forks it.
+                self.log.info("%s", error)
+            finally:
+                Provisioner.mother.close()
 
     def init_handlers(self) -> list[Any]:
         """Voila's, after the start page and the files that pages need."""
