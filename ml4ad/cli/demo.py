@@ -77,7 +77,7 @@ def demo(
         if others:
             click.echo(
                 f"{others} of {len(done.incidents)} incidents are not of a fault that was put in: "
-                "each model learned from two runs, and runs differ; eight or more show how much"
+                "each model learned from few runs, and runs differ; eight or more show how much"
             )
     refused = done.files[done.files["state"] != State.PROCESSED]
     if len(refused):
