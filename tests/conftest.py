@@ -9,6 +9,7 @@ from pathlib import Path
 import psycopg
 import pytest
 import sqlalchemy as sa
+from hypothesis import settings
 from psycopg import sql
 
 from ml4ad import store
@@ -17,6 +18,10 @@ from ml4ad.store import server
 TEMPLATE = "ml4ad_test_template"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
+
+# The same examples each time; others with `pytest --hypothesis-profile default`.
+settings.register_profile("same", derandomize=True, deadline=None)
+settings.load_profile("same")
 
 #: With this, a copy costs two thirds of what it costs through the log; PostgreSQL 15 and later.
 COPY = "CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY"

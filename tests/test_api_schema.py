@@ -58,8 +58,6 @@ def test_answers_are_as_they_are_described(schema, method, path):
     @given(case=found[path][method].as_strategy())
     @settings(
         max_examples=N_EXAMPLES,
-        deadline=None,
-        derandomize=True,
         database=None,
         suppress_health_check=list(HealthCheck),
     )

@@ -360,7 +360,7 @@ cuts = st.recursive(
 )
 
 
-@check(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@check(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cut=cuts)
 def test_a_cut_and_its_negation_part_what_is_known(filled: sa.Engine, cut: str) -> None:
     passing, failing = chosen(filled, cut), chosen(filled, f"not ({cut})")

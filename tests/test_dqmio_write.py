@@ -540,7 +540,7 @@ names = texts.filter(lambda text: 0 < len(text.encode()) <= 255)
     n_ls=st.integers(1, 4),
     flags=st.integers(0, 2**32 - 1),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_any_text_and_number_comes_back(tmp_path_factory, me, title, labels, cells, n_ls, flags):
     axis = Axis.regular(3, 0, 1, title=title, labels=labels)
     contents = np.array([cells] * n_ls, dtype="f4")

@@ -121,7 +121,7 @@ def test_a_fault_has_one_outcome_for_one_seed(kind, make):
     assert np.array_equal(one.contents, two.contents)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.floats(0.05, 1.0), st.integers(0, 2**31))
 def test_a_loss_has_the_strength_asked_for(strength, seed):
     stack = plane(200)
@@ -228,7 +228,7 @@ def test_integer_contents_stay_in_their_range():
     assert bad.entries.tolist() == [128_767]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(1, 2**30))
 def test_boxes_cover_the_cells_once(number):
     mask = np.array([bool(number >> bit & 1) for bit in range(30)]).reshape(5, 6)
@@ -384,7 +384,7 @@ def test_a_campaign_refuses_what_cannot_be(text, words):
     assert words in str(refused.value)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(0, 10_000), st.integers(4, 60))
 def test_faults_drawn_at_random_are_possible(seed, n_ls):
     made = simulate.campaign(

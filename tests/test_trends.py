@@ -2,7 +2,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -19,7 +19,6 @@ def stack_of(counts, edges=EDGES):
     )
 
 
-@settings(deadline=None)
 @given(COUNTS)
 def test_numbers_are_those_of_the_entries_themselves(counts):
     stack = stack_of(counts)
@@ -34,7 +33,6 @@ def test_numbers_are_those_of_the_entries_themselves(counts):
         assert table["entries"].iloc[row] == len(filled)
 
 
-@settings(deadline=None)
 @given(COUNTS, st.lists(st.floats(0, 1), min_size=2, max_size=5))
 def test_quantiles_rise_and_share_the_entries(counts, levels):
     stack = stack_of(counts)
