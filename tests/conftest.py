@@ -3,7 +3,7 @@
 import os
 import shutil
 import uuid
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psycopg
@@ -12,7 +12,9 @@ import sqlalchemy as sa
 from hypothesis import settings
 from psycopg import sql
 
+import ml4ad
 from ml4ad import store
+from ml4ad.ingest import take
 from ml4ad.store import server
 
 TEMPLATE = "ml4ad_test_template"
@@ -86,10 +88,10 @@ def database_url(server_url, template, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def copied(server_url, template):
+def copied(server_url, template, tmp_path_factory):
     """What makes copies of a database that is filled once for a file: ``copied(fill)`` is a URL.
 
-    ``fill`` takes the URL of a database with the schema; the first call has it filled.
+    ``fill`` takes the URL of a database with the schema and a folder; the first call has it filled.
     """
     names = {}
     copies = []
@@ -98,7 +100,7 @@ def copied(server_url, template):
         if fill not in names:
             names[fill] = f"ml4ad_test_{uuid.uuid4().hex[:8]}"
             _administer(server_url, COPY, name=names[fill], template=template)
-            fill(_database(server_url, names[fill]))
+            fill(_database(server_url, names[fill]), tmp_path_factory.mktemp("filling"))
         copies.append(f"ml4ad_test_{uuid.uuid4().hex[:8]}")
         _administer(server_url, COPY, name=copies[-1], template=names[fill])
         return _database(server_url, copies[-1])
@@ -106,6 +108,20 @@ def copied(server_url, template):
     yield copy
     for name in (*copies, *names.values()):
         _administer(server_url, "DROP DATABASE {name} WITH (FORCE)", name=name)
+
+
+@pytest.fixture
+def opened(copied, monkeypatch):
+    """What opens such a copy for one test: ``opened(fill)`` is what commands find, too."""
+    with ExitStack() as stack:
+
+        def of_a_copy(fill):
+            url = copied(fill)
+            monkeypatch.setenv("ML4AD_DATABASE_URL", url)
+            return stack.enter_context(ml4ad.connect(url))
+
+        yield of_a_copy
+    take.close_engines()
 
 
 @pytest.fixture(scope="session")

@@ -28,11 +28,14 @@ def archive(database_url):
         yield opened
 
 
-@pytest.fixture
-def scored(database_url):
+def fill(url, _folder):
     log_p = np.array([[-1, -1, -1, -1, np.nan], [-1, -40, -30, -1, -1]], dtype=float)
-    archive = judged(database_url, log_p, mes=[LINE, OTHER])
-    with archive, Service(archive) as running:
+    judged(url, log_p, mes=[LINE, OTHER]).close()
+
+
+@pytest.fixture
+def scored(opened):
+    with Service(opened(fill)) as running:
         yield running
 
 
@@ -104,10 +107,18 @@ def test_what_is_not_seen_is_not_found(archive, tmp_path):
         asked = {"me": LINE, "dataset": DATASET, "run_number": 1}
         assert service.get("api/v2/stack", **asked).status_code == 200
         for name in ("stack", "axes"):
-            assert service.get(f"api/v2/{name}", key, **asked).status_code == 404
-        for changed in ({"run_number": 9}, {"me": "x"}, {"dataset": "/a/b/c"}):
+            answer = service.get(f"api/v2/{name}", key, **asked)
+            told = f"Not found, or not to be seen: element {LINE!r} in run 1"
+            assert (answer.status_code, answer.json()["detail"]) == (404, told)
+        changes = {
+            f"element {LINE!r} in run 9": {"run_number": 9},
+            "element 'x' in run 1": {"me": "x"},
+            "dataset '/a/b/c'": {"dataset": "/a/b/c"},
+        }
+        for told, changed in changes.items():
             answer = service.get("api/v2/stack", **{**asked, **changed})
-            assert (answer.status_code, answer.json()["detail"]) == (404, "Not found")
+            told = f"Not found, or not to be seen: {told}"
+            assert (answer.status_code, answer.json()["detail"]) == (404, told)
 
 
 def test_scores_of_every_lumisection(scored):

@@ -1,6 +1,5 @@
 """What went in comes out: the archive's answers against what the files hold."""
 
-import functools
 import pickle
 import re
 from pathlib import Path
@@ -103,20 +102,10 @@ def fill(url, folder):
     take.close_engines()
 
 
-@pytest.fixture(scope="module")
-def filling(tmp_path_factory):
-    """What fills a database with them."""
-    return functools.partial(fill, folder=tmp_path_factory.mktemp("files"))
-
-
 @pytest.fixture
-def filled(copied, filling, monkeypatch):
+def filled(opened):
     """An archive with them, for one test."""
-    url = copied(filling)
-    monkeypatch.setenv("ML4AD_DATABASE_URL", url)
-    with ml4ad.connect(url) as opened:
-        yield opened
-    take.close_engines()
+    return opened(fill)
 
 
 def test_lumisections_are_chosen_as_in_a_stack(filled):

@@ -13,7 +13,7 @@ def with_clusters(**clusters):
 
 def test_local_workers_are_other_processes_and_stop_at_the_end():
     with cluster.client(Settings(), workers=2) as client:
-        client.wait_for_workers(2, timeout=60)
+        client.wait_for_workers(2, timeout=300)
         pids = set(client.run(os.getpid).values())
         assert len(pids) == 2
         assert os.getpid() not in pids

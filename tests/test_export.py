@@ -1,7 +1,6 @@
 """Export to Parquet and back: every bit, whole or not at all, and nothing that is damaged."""
 
 import dataclasses
-import functools
 import json
 import os
 from pathlib import Path
@@ -88,20 +87,10 @@ def fill(url, folder):
     take.close_engines()
 
 
-@pytest.fixture(scope="module")
-def filling(tmp_path_factory):
-    """What fills a database with them."""
-    return functools.partial(fill, folder=tmp_path_factory.mktemp("files"))
-
-
 @pytest.fixture
-def full(copied, filling, monkeypatch):
+def full(opened):
     """An archive with them, for one test."""
-    url = copied(filling)
-    monkeypatch.setenv("ML4AD_DATABASE_URL", url)
-    with ml4ad.connect(url) as opened:
-        yield opened
-    take.close_engines()
+    return opened(fill)
 
 
 def assert_same(ours, theirs):

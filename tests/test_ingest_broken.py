@@ -32,7 +32,7 @@ def archive(database_url):
 @pytest.fixture(scope="module")
 def workers():
     with cluster.client(Settings(), workers=1) as client:
-        client.wait_for_workers(1, timeout=60)
+        client.wait_for_workers(1, timeout=300)
         yield client
 
 

@@ -29,11 +29,18 @@ def archive(database_url):
     take.close_engines()
 
 
-@pytest.fixture
-def workers():
+@pytest.fixture(scope="module")
+def _workers():
     with cluster.client(Settings(), workers=2) as client:
-        client.wait_for_workers(2, timeout=60)
         yield client
+
+
+@pytest.fixture
+def workers(_workers):
+    """Two workers; a test may kill them, and a new one comes for each."""
+    _workers.wait_for_workers(2, timeout=300)
+    yield _workers
+    _workers.run(take.close_engines, on_error="ignore")
 
 
 def write(path, run_number, n_ls=4):

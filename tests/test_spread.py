@@ -32,7 +32,7 @@ def slowly(_archive, shared, task):
 def test_all_workers_may_die_at_once(archive):
     tasks = list(range(12))
     with cluster.client(Settings(), workers=2) as client:
-        client.wait_for_workers(2, timeout=60)
+        client.wait_for_workers(2, timeout=300)
         pids = set(client.run(os.getpid).values())
         came = {}
         for task, (pid, value) in each(archive, client, slowly, tasks, SHARED):

@@ -96,7 +96,7 @@ def _known(seen: View, dataset: str) -> tuple[Archive, tuple[str, ...]]:
     """The archive, and globs of the elements that are seen; KeyError for an unseen dataset."""
     with seen.reading() as connection:
         if not seen.datasets(connection, name=dataset):
-            raise KeyError("Not found")
+            raise KeyError(f"Not found, or not to be seen: dataset {dataset!r}")
     own = seen.workspace
     patterns = workspaces.elements_of(own, dataset, "shown") if own else ("*",)
     return Archive(seen.engine), patterns
@@ -252,7 +252,7 @@ def say(
         if said.dataset:
             _, patterns = _known(seen, said.dataset)
             if said.me and not workspaces.fits(patterns, said.me):
-                raise KeyError("Not found")
+                raise KeyError(f"Not found, or not to be seen: element {said.me!r}")
         numbers = verdict.add(
             Archive(seen.engine),
             said.run_number,

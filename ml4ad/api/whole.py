@@ -77,11 +77,11 @@ class Element:
 
 
 def element(view: View, name: str, dataset: str, run_number: int) -> Element:
-    """The element of a run; raises KeyError if it is not there or not seen."""
+    """The element of a run; raises KeyError, in the same words, if it is not there or not seen."""
     with view.reading() as connection:
         datasets = view.datasets(connection, name=dataset)
         if not datasets:
-            raise KeyError("Not found")
+            raise KeyError(f"Not found, or not to be seen: dataset {dataset!r}")
         (dataset_id,) = datasets
         query = (
             sa.select(binning_table.c.description)
@@ -94,7 +94,7 @@ def element(view: View, name: str, dataset: str, run_number: int) -> Element:
         )
         description = connection.scalar(query)
         if description is None:
-            raise KeyError("Not found")
+            raise KeyError(f"Not found, or not to be seen: element {name!r} in run {run_number}")
         numbers = connection.scalars(
             sa.select(lumisection.c.ls_number)
             .where(lumisection.c.dataset_id == dataset_id, lumisection.c.ls_number > 0)

@@ -33,6 +33,7 @@ def dashboards(
       ml4ad dashboards
       ml4ad dashboards --port 8080 --no-browser --base-url /user/me/proxy/8080/
     """
+    click.echo("starting the dashboards; their address follows", err=True)
     from ml4ad.dashboards.serve import serve
 
     serve(

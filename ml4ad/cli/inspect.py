@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ml4ad.cli.show import table
+from ml4ad.cli.show import size, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,7 +71,7 @@ def summary(file: DQMIOFile) -> pd.DataFrame:
     begin, end = seen.begin_time.min(), seen.end_time.max()
     facts = {
         "file": file.path,
-        "size": _size(file.file_bytes),
+        "size": size(file.file_bytes),
         "dataset": file.dataset or "unknown",
         "era": era_from_path(file.dataset) or era_from_path(file.path) or "unknown",
         "release": file.release or "unknown",
@@ -98,7 +98,7 @@ def by_subsystem(file: DQMIOFile) -> pd.DataFrame:
     stored = sizes.contents_bytes + sizes.names_bytes
     shown = counts.astype(str)
     shown.loc["size"] = [
-        _size(int(stored.sum() if kind == "all" else stored[kind])) for kind in counts.columns
+        size(int(stored.sum() if kind == "all" else stored[kind])) for kind in counts.columns
     ]
     return shown.rename_axis("subsystem").reset_index()
 
@@ -142,11 +142,3 @@ def drawn(file: DQMIOFile, me: str, run_number: int | None, ls_number: int | Non
     if ls_number is None and stack.ls_numbers[-1] > 0:
         stack = stack.select(slice(1, None))
     return picture(stack)
-
-
-def _size(n_bytes: int) -> str:
-    for unit in ("B", "kB", "MB"):
-        if n_bytes < 1000:
-            return f"{n_bytes:.3g} {unit}"
-        n_bytes = n_bytes / 1000  # type: ignore[assignment]
-    return f"{n_bytes:.3g} GB"

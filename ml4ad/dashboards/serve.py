@@ -330,6 +330,9 @@ def server(
     app.root_dir = str(notebooks())
     app.port, app.ip, app.open_browser = port, ip, open_browser
     app.base_url = base_url if base_url.endswith("/") else f"{base_url}/"
+    if not verbose:
+        # That the kernels of closed pages end is no reason to warn.
+        app.log.addFilter(lambda record: not str(record.msg).startswith("Culling"))
     app.initialize([])
     return app
 
