@@ -261,6 +261,20 @@ def test_a_scale_that_is_not_known_is_said_not_guessed(page):
     assert page.banner.value == ""
 
 
+def test_one_by_one_begins_where_something_was_filled(database_url, tmp_path):
+    stack = samples.histograms(samples.LINE, 5, n_ls=6)
+    stack.contents[:2] = 0
+    stack.entries[:2] = 0
+    with ml4ad.connect(database_url) as archive:
+        samples.put(archive, tmp_path, stack)
+        page = dashboards.Explore(archive)
+        assert (page.ls.min, page.ls.value, page.play.value) == (1, 3, 3)
+        page.ls.value = 2
+        page.run.value = None
+        page.run.value = 5
+        assert page.ls.value == 2
+
+
 def test_an_empty_archive_says_what_to_do_and_fills_itself(database_url, tmp_path):
     archive = ml4ad.connect(database_url)
     page = dashboards.Explore(archive)

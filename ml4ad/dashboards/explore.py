@@ -259,12 +259,17 @@ class Explore(page.Page):
         whole = (self.range.min, self.range.max) == tuple(self.range.value)
         chosen = self.range.value
         factors = [n for n in (1, 2, 4, 5, 8, 10, 20) if _divides(stack, n)]
+        filled = stack.ls_numbers[stack.entries > 0]
+        untouched = self.ls.max == self.ls.min
         with self.setting():
             for slider in (self.ls, self.play, self.range):
                 # Both ends at once: a minimum above the maximum is refused.
                 slider.min = min(slider.min, first)
                 slider.max = last
                 slider.min = first
+            if untouched:
+                # Runs begin with lumisections that hold nothing yet.
+                self.ls.value = self.play.value = max(first, int(min(filled, default=first)))
             self.range.value = (
                 (first, last) if whole else (max(first, chosen[0]), min(last, max(chosen)))
             )
