@@ -53,6 +53,15 @@ def test_a_kernel_has_its_own_folder_and_environment_and_the_pages_are_imported(
     assert said(client, "print('ml4ad.dashboards.shift' in sys.modules)") == ["True"]
 
 
+def test_a_browser_gets_the_state_of_all_widgets_at_once(kernel):
+    _, client = kernel
+    targets = "get_ipython().kernel.comm_manager.targets"
+    assert said(client, f"print(*sorted({targets}))") == [
+        "jupyter.widget",
+        "jupyter.widget.control",
+    ]
+
+
 def test_most_memory_of_a_kernel_is_shared(kernel):
     forked, _ = kernel
     memory = psutil.Process(forked.pid).memory_full_info()

@@ -1,14 +1,18 @@
 """What is seen of a page before it is alive."""
 
+import asyncio
 import json
 import re
 
 import ipywidgets as widgets
 import pytest
+from jupyter_client.manager import start_new_async_kernel
 from test_dashboards_shift import judged, opened  # noqa: F401 (fixtures)
 
-from ml4ad.dashboards import page, poster
+from ml4ad.dashboards import page, poster, serve
 from ml4ad.dashboards.browser import Plot
+
+WAIT_S = 120
 
 
 def figures(text):
@@ -64,3 +68,36 @@ def test_a_kernel_without_a_page_says_so(monkeypatch):
     monkeypatch.setattr(page.Page, "opened", None)
     with pytest.raises(LookupError, match="no page"):
         page.greet("")
+
+
+_SLOW = """
+import time
+from ml4ad.dashboards import page
+
+def greet(search):
+    time.sleep(600 if search else 1)
+    return page.Looks("<b>as it is</b>")
+
+page.greet = greet
+"""
+
+
+def test_a_kernel_is_waited_for_as_long_as_it_lives(monkeypatch):
+    monkeypatch.setattr(serve, "_LOOK_S", 0.1)
+
+    async def asked():
+        manager, client = await start_new_async_kernel()
+        try:
+            await client.execute(_SLOW, reply=True, timeout=WAIT_S)
+            looks = await asyncio.wait_for(serve._poster(manager, ""), WAIT_S)
+            never = asyncio.ensure_future(serve._poster(manager, "run=7"))
+            await asyncio.sleep(0.3)
+            assert not never.done()
+        finally:
+            client.stop_channels()
+            await manager.shutdown_kernel(now=True)
+        return looks, await asyncio.wait_for(never, WAIT_S)
+
+    looks, nothing = asyncio.run(asked())
+    assert "<b>as it is</b>" in looks
+    assert nothing == ""

@@ -211,12 +211,18 @@ def _become(request: Mapping[str, Any]) -> None:
     os.close(nothing)
     # A notebook's own folder comes first, as for any kernel.
     sys.path[0] = ""
+    import ipywidgets
     from ipykernel.kernelapp import IPKernelApp
 
     # By its parent a kernel sees that it is alone, and ends.
     parent = f"--IPKernelApp.parent_handle={os.getppid()}"
     sys.argv = [_LAUNCHER, *request["argv"], parent]
-    IPKernelApp.launch_instance()
+    app: Any = IPKernelApp.instance()
+    app.initialize()
+    # It was imported before there was a kernel to answer for it: a browser would have to ask for
+    # the state of each widget by itself.
+    ipywidgets.register_comm_target()
+    app.start()
 
 
 def main() -> None:

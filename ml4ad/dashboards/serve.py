@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -36,8 +37,8 @@ _FORKED = "ml4ad-forked"
 #: Seconds that a page waits for what its cells show.
 _OUTPUT_S = 60
 _PING_MS = 90_000
-#: Seconds that a page may be late because its kernel says how it will look.
-_POSTER_S = 20
+#: Seconds after which a kernel that does not answer is looked at.
+_LOOK_S = 10.0
 _MAKES_WIDGETS = "/voila.js"
 _KERNEL_ID = re.compile(r'"kernelId": "([^"]+)"')
 _EXTENSIONS = (
@@ -268,7 +269,11 @@ def _count_from_taking(manager: Any) -> None:
 
 
 async def _poster(kernel: Any, search: str) -> str:
-    """HTML of how the page of a kernel will look with this query string; "" if it takes long."""
+    """HTML of how the page of a kernel will look with this query string; "" if the kernel ends.
+
+    However long that takes: a browser that met the kernel before would be told of new widgets while
+    it asks for those that are there, and give up on both.
+    """
     client = kernel.client()
     client.start_channels(iopub=False, stdin=False, hb=False, control=False)
     try:
@@ -277,11 +282,14 @@ async def _poster(kernel: Any, search: str) -> str:
             store_history=False,
             user_expressions={"looks": f"greet({search!r})"},
         )
-        reply = await client.get_shell_msg(timeout=_POSTER_S)
-    except queue.Empty:
-        return ""
+        reply = None
+        while reply is None and await kernel.is_alive():
+            with suppress(queue.Empty):
+                reply = await client.get_shell_msg(timeout=_LOOK_S)
     finally:
         client.stop_channels()
+    if reply is None:
+        return ""
     found = reply["content"]["user_expressions"]["looks"].get("data", {})
     return _filled("poster.html", looks=found["text/html"]) if "text/html" in found else ""
 
