@@ -44,8 +44,8 @@ class Boxes:
         sx, ex, sy, ey = _corners(self, (integral.shape[1] - 1, integral.shape[2] - 1))
         if self.size[1] == integral.shape[2] - 1:
             # All of y: nothing lies before it.
-            ends = np.ascontiguousarray(integral[:, :, -1])
-            return np.subtract(ends[:, ex, None], ends[:, sx, None]).astype(np.float32)
+            ends = np.ascontiguousarray(integral[:, :, -1])[..., None]
+            return np.subtract(ends[:, ex], ends[:, sx]).astype(np.float32)
         across = integral[:, ex, :] - integral[:, sx, :]
         return np.subtract(across[:, :, ey], across[:, :, sy]).astype(np.float32)
 
@@ -111,9 +111,13 @@ def _stride(size: int, n_bins: int, part: int) -> int:
 
 def integral_image(maps: Floats) -> Floats:
     """Sums over all bins before each corner, ``(n, nx + 1, ny + 1)``, of ``(n, nx, ny)``."""
-    out = np.zeros((maps.shape[0], maps.shape[1] + 1, maps.shape[2] + 1))
+    n, nx, ny = maps.shape
+    # Of a line the last column is asked for: it lies together.
+    flat = ny == 1
+    out = np.empty((2, n, nx + 1)).transpose(1, 2, 0) if flat else np.empty((n, nx + 1, ny + 1))
+    out[:, 0], out[:, :, 0] = 0, 0
     np.cumsum(maps, axis=1, out=out[:, 1:, 1:])
-    if maps.shape[2] > 1:
+    if not flat:
         np.cumsum(out[:, 1:, 1:], axis=2, out=out[:, 1:, 1:])
     return out
 

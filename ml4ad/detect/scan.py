@@ -14,7 +14,6 @@ from ml4ad.detect.base import Detector, Explanation, Reference, Training, condit
 from ml4ad.detect.boxes import (
     FAR,
     SLACK,
-    SMALLEST,
     Box,
     Boxes,
     Reals,
@@ -290,7 +289,7 @@ class Scan(Detector):
         flat = rough.reshape(n_ls, n_places)
         chosen = flat >= flat.max(axis=1, keepdims=True) / np.float32(SLACK)
         # What is far above the expected can be more than that.
-        far = part.seen > np.float32(FAR) * np.maximum(part.wanted, SMALLEST)
+        far = part.seen > np.float32(FAR) * part.wanted
         at = np.flatnonzero(chosen.ravel() | far.ravel())
         square = np.square(self._pulls(part.seen.ravel()[at], part.wanted.ravel()[at]))
         if part.inflation is not None:

@@ -108,8 +108,9 @@ def windowed(rows: Singles, windows: Sequence[int], n: int) -> list[Singles]:
     """
     known = {1: rows}
     for window in sorted(set(windows) - {1}):
-        n_rows, done = len(rows) - window + 1, 0
-        total = np.zeros((n_rows, *rows.shape[1:]), rows.dtype)
+        n_rows = len(rows) - window + 1
+        done = max(known)
+        total = known[done][:n_rows].copy()
         while done < window:
             part = max(w for w in known if w <= window - done)
             total += known[part][done : done + n_rows]

@@ -235,7 +235,8 @@ class Baseline:
             total *= forget
             total += expected[i]
         relative = np.sqrt(prior * self.stiffness / wanted) if soft else None
-        slack_of = _WINSOR * np.sqrt(variance)
+        # Of the noise, and with the error of what is expected its square.
+        slack_of = _WINSOR * np.sqrt(variance) if relative is None else _WINSOR**2 * variance
         per_mean = None if relative is None else _WINSOR * relative
         share = expected / wanted
         out = np.empty((n, d))
@@ -248,7 +249,9 @@ class Baseline:
                 slack = slack_of[i]
             else:
                 np.multiply(mean, per_mean[i], out=slack)
-                np.hypot(slack, slack_of[i], out=slack)
+                slack *= slack
+                slack += slack_of[i]
+                np.sqrt(slack, out=slack)
             np.subtract(mean, slack, out=least)
             np.maximum(clipped, least, out=clipped)
             np.add(mean, slack, out=least)
