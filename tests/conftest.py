@@ -1,5 +1,6 @@
 """A real PostgreSQL for all tests: one server per session, a fresh database per test."""
 
+import functools
 import os
 import shutil
 import uuid
@@ -58,6 +59,15 @@ def data_dir():
         yield folder
 
 
+@contextmanager
+def _copy(server_url, of):
+    """The URL of a copy of the database ``of``, which is gone afterwards."""
+    name = f"ml4ad_test_{uuid.uuid4().hex[:8]}"
+    _administer(server_url, COPY, name=name, template=of)
+    yield _database(server_url, name)
+    _administer(server_url, "DROP DATABASE {name} WITH (FORCE)", name=name)
+
+
 @pytest.fixture(scope="session")
 def template(server_url):
     name = f"{TEMPLATE}_{uuid.uuid4().hex[:8]}"
@@ -79,12 +89,16 @@ def empty_database_url(server_url):
 @pytest.fixture
 def database_url(server_url, template, monkeypatch):
     """A database with the schema and no rows; also what `ml4ad.connect()` finds in this test."""
-    name = f"ml4ad_test_{uuid.uuid4().hex[:8]}"
-    _administer(server_url, COPY, name=name, template=template)
-    url = _database(server_url, name)
-    monkeypatch.setenv("ML4AD_DATABASE_URL", url)
-    yield url
-    _administer(server_url, "DROP DATABASE {name} WITH (FORCE)", name=name)
+    with _copy(server_url, template) as url:
+        monkeypatch.setenv("ML4AD_DATABASE_URL", url)
+        yield url
+
+
+@pytest.fixture(scope="module")
+def shared_archive(server_url, template):
+    """An archive without rows that the tests of one file share: filled once, then read."""
+    with _copy(server_url, template) as url, ml4ad.connect(url) as archive:
+        yield archive
 
 
 @pytest.fixture(scope="module")
@@ -93,21 +107,16 @@ def copied(server_url, template, tmp_path_factory):
 
     ``fill`` takes the URL of a database with the schema and a folder; the first call has it filled.
     """
-    names = {}
-    copies = []
+    filled = {}
+    with ExitStack() as stack:
 
-    def copy(fill):
-        if fill not in names:
-            names[fill] = f"ml4ad_test_{uuid.uuid4().hex[:8]}"
-            _administer(server_url, COPY, name=names[fill], template=template)
-            fill(_database(server_url, names[fill]), tmp_path_factory.mktemp("filling"))
-        copies.append(f"ml4ad_test_{uuid.uuid4().hex[:8]}")
-        _administer(server_url, COPY, name=copies[-1], template=names[fill])
-        return _database(server_url, copies[-1])
+        def copy(fill):
+            if fill not in filled:
+                filled[fill] = stack.enter_context(_copy(server_url, template))
+                fill(filled[fill], tmp_path_factory.mktemp("filling"))
+            return stack.enter_context(_copy(server_url, sa.make_url(filled[fill]).database))
 
-    yield copy
-    for name in (*copies, *names.values()):
-        _administer(server_url, "DROP DATABASE {name} WITH (FORCE)", name=name)
+        yield copy
 
 
 @pytest.fixture
@@ -135,29 +144,13 @@ def campaign_files(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def _campaign(server_url, template, campaign_files):
-    """Name of a database with these runs, a model at work, and its scores."""
+def campaign_copy(server_url, template, campaign_files):
+    """What makes copies of a database with these runs, a model at work, and its scores."""
     import campaign_samples
 
-    name = f"ml4ad_test_{uuid.uuid4().hex[:8]}"
-    _administer(server_url, COPY, name=name, template=template)
-    campaign_samples.fill(_database(server_url, name), campaign_files)
-    yield name
-    _administer(server_url, "DROP DATABASE {name} WITH (FORCE)", name=name)
-
-
-@pytest.fixture(scope="session")
-def campaign_copy(server_url, _campaign):
-    """What makes copies of that database: ``with campaign_copy() as url``."""
-
-    @contextmanager
-    def copy():
-        name = f"ml4ad_test_{uuid.uuid4().hex[:8]}"
-        _administer(server_url, COPY, name=name, template=_campaign)
-        yield _database(server_url, name)
-        _administer(server_url, "DROP DATABASE {name} WITH (FORCE)", name=name)
-
-    return copy
+    with _copy(server_url, template) as filled:
+        campaign_samples.fill(filled, campaign_files)
+        yield functools.partial(_copy, server_url, sa.make_url(filled).database)
 
 
 @pytest.fixture

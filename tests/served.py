@@ -2,35 +2,14 @@
 
 import threading
 import time
-import uuid
-from contextlib import contextmanager
 
-import psycopg
 import pytest
 import requests
-import sqlalchemy as sa
 from cmsdials import Dials
 from cmsdials.auth.secret_key import Credentials as SecretCredentials
-from psycopg import sql
 
-import ml4ad
 from ml4ad import api
 from ml4ad.api.serve import server
-
-
-@contextmanager
-def served(server_url, template):
-    """An archive in a database that tests of a file share."""
-    name = f"ml4ad_test_api_{uuid.uuid4().hex[:8]}"
-    with psycopg.connect(server_url, autocommit=True) as connection:
-        create = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
-        connection.execute(create.format(sql.Identifier(name), sql.Identifier(template)))
-    url = sa.make_url(server_url).set(database=name).render_as_string(hide_password=False)
-    with ml4ad.connect(url) as archive:
-        yield archive
-    with psycopg.connect(server_url, autocommit=True) as connection:
-        drop = sql.SQL("DROP DATABASE {} WITH (FORCE)")
-        connection.execute(drop.format(sql.Identifier(name)))
 
 
 def logged(caplog, n, within_s=30):

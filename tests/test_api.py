@@ -28,7 +28,7 @@ from cmsdials.filters import (
 )
 from requests.exceptions import HTTPError
 from scored_samples import DATASET, LINE, MAP, OTHER, good_runs, histograms, judged, put
-from served import Service, logged, served
+from served import Service, logged
 
 import ml4ad
 from ml4ad import HistogramStack, api, conditions, workspaces
@@ -47,13 +47,12 @@ def archive(database_url):
 
 
 @pytest.fixture(scope="module")
-def service(server_url, template, tmp_path_factory):
+def service(shared_archive, tmp_path_factory):
     """For tests that change nothing but keys."""
-    with served(server_url, template) as archive:
-        folder = tmp_path_factory.mktemp("files")
-        good_runs(archive, folder, (LINE, MAP), (1, 2), n_ls=N_LS)
-        with Service(archive) as running:
-            yield running
+    folder = tmp_path_factory.mktemp("files")
+    good_runs(shared_archive, folder, (LINE, MAP), (1, 2), n_ls=N_LS)
+    with Service(shared_archive) as running:
+        yield running
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from cmsdials import Dials, filters
 from cmsdials.auth.client import AuthClient
 from requests.exceptions import HTTPError
 from scored_samples import DATASET, LINE, MAP, good_runs, judged
-from served import Service, served
+from served import Service
 from urllib3.util import Retry
 
 from ml4ad import conditions, workspaces
@@ -30,20 +30,19 @@ NEVER = 10**8
 
 
 @pytest.fixture(scope="module")
-def service(server_url, template, tmp_path_factory):
+def service(shared_archive, tmp_path_factory):
     """Two runs with histograms, and a third with scores."""
-    with served(server_url, template) as archive:
-        good_runs(archive, tmp_path_factory.mktemp("files"), (LINE, MAP), (1, 2), n_ls=3)
-        log_p = np.array([[-1, -40, -30]], dtype=float)
-        url = archive.engine.url.render_as_string(hide_password=False)
-        judged(url, log_p, mes=[LINE], run_number=7).close()
-        frame = pd.DataFrame({"run_number": [1, 1], "ls_number": [1, 2], "pileup": [60.0, 61.0]})
-        lumis = record.lumisections(record.with_keys(frame), "test")
-        told = conditions.Conditions("test", lumisections=lumis)
-        conditions.storage.store(archive.engine, told)
-        workspaces.put(archive.engine, Workspace("all", ("*",), ("*",)))
-        with Service(archive) as running:
-            yield running
+    good_runs(shared_archive, tmp_path_factory.mktemp("files"), (LINE, MAP), (1, 2), n_ls=3)
+    log_p = np.array([[-1, -40, -30]], dtype=float)
+    url = shared_archive.engine.url.render_as_string(hide_password=False)
+    judged(url, log_p, mes=[LINE], run_number=7).close()
+    frame = pd.DataFrame({"run_number": [1, 1], "ls_number": [1, 2], "pileup": [60.0, 61.0]})
+    lumis = record.lumisections(record.with_keys(frame), "test")
+    told = conditions.Conditions("test", lumisections=lumis)
+    conditions.storage.store(shared_archive.engine, told)
+    workspaces.put(shared_archive.engine, Workspace("all", ("*",), ("*",)))
+    with Service(shared_archive) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

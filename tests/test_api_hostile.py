@@ -12,7 +12,7 @@ import requests
 import sqlalchemy as sa
 from cmsdials.filters import LumisectionHistogram1DFilters
 from scored_samples import DATASET, LINE, MAP, good_runs, judged
-from served import Service, logged, served
+from served import Service, logged
 
 from ml4ad import api, store, workspaces
 from ml4ad.api import application
@@ -24,16 +24,16 @@ GETS = [path for path, methods in DESCRIBED["paths"].items() if "get" in methods
 
 
 @pytest.fixture(scope="module")
-def service(server_url, template, tmp_path_factory):
-    with served(server_url, template) as archive, pytest.MonkeyPatch.context() as patch:
+def service(shared_archive, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ML4AD_API_REQUESTS_PER_S", "100000")
         patch.setenv("ML4AD_API_WRONG_KEYS_PER_MINUTE", "100000")
-        good_runs(archive, tmp_path_factory.mktemp("files"), (LINE, MAP), (1,), n_ls=12)
-        url = archive.engine.url.render_as_string(hide_password=False)
+        good_runs(shared_archive, tmp_path_factory.mktemp("files"), (LINE, MAP), (1,), n_ls=12)
+        url = shared_archive.engine.url.render_as_string(hide_password=False)
         judged(url, np.array([[-1, -40]], dtype=float), mes=[LINE]).close()
         maps = Workspace("maps", ("*",), ("Ecal/",))
-        workspaces.put(archive.engine, [maps, Workspace("none", ("/Muon*",), ("*",))])
-        with Service(archive) as running:
+        workspaces.put(shared_archive.engine, [maps, Workspace("none", ("/Muon*",), ("*",))])
+        with Service(shared_archive) as running:
             yield running
 
 

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from pydantic import ValidationError
 from scored_samples import DATASET, LINE, MAP, good_runs
-from served import Service, logged, served
+from served import Service, logged
 
 from ml4ad import api, settings, workspaces
 from ml4ad.api import oidc
@@ -147,10 +147,10 @@ def login():
 
 
 @pytest.fixture(scope="module")
-def service(login, server_url, template, tmp_path_factory):
-    with served(server_url, template) as archive, pytest.MonkeyPatch.context() as patch:
-        good_runs(archive, tmp_path_factory.mktemp("files"), (LINE, MAP), (1,), n_ls=3)
-        workspaces.put(archive.engine, Workspace("maps", ("*",), ("Ecal/",)))
+def service(login, shared_archive, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        good_runs(shared_archive, tmp_path_factory.mktemp("files"), (LINE, MAP), (1,), n_ls=3)
+        workspaces.put(shared_archive.engine, Workspace("maps", ("*",), ("Ecal/",)))
         for name, value in {
             "ISSUER": login.issuer,
             "AUDIENCE": AUDIENCE,
@@ -158,7 +158,7 @@ def service(login, server_url, template, tmp_path_factory):
             "GROUPS": json.dumps(GROUPS),
         }.items():
             patch.setenv(f"ML4AD_API_OIDC_{name}", value)
-        with Service(archive) as running:
+        with Service(shared_archive) as running:
             yield running
 
 

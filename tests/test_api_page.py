@@ -6,18 +6,17 @@ import numpy as np
 import pytest
 import requests
 from scored_samples import DATASET, LINE, judged
-from served import Service, served
+from served import Service
 
 WAIT_MS = 20_000
 
 
 @pytest.fixture(scope="module")
-def service(server_url, template):
-    with served(server_url, template) as archive:
-        url = archive.engine.url.render_as_string(hide_password=False)
-        judged(url, np.array([[-1, -40]], dtype=float), mes=[LINE]).close()
-        with Service(archive) as running:
-            yield running
+def service(shared_archive):
+    url = shared_archive.engine.url.render_as_string(hide_password=False)
+    judged(url, np.array([[-1, -40]], dtype=float), mes=[LINE]).close()
+    with Service(shared_archive) as running:
+        yield running
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from schemathesis.checks import CHECKS
 from scored_samples import LINE, OTHER, judged
-from served import served
 
 from ml4ad import api
 from ml4ad.api import application
@@ -34,19 +33,21 @@ OPERATIONS = [
 
 
 @pytest.fixture(scope="module")
-def schema(server_url, template):
-    """The description of an application that runs, with scores in its archive."""
-    with served(server_url, template) as archive, pytest.MonkeyPatch.context() as patch:
+def schema(shared_archive):
+    """The description of an application that runs, with scores in its shared_archive."""
+    with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ML4AD_API_REQUESTS_PER_S", "1000000")
         patch.setenv("ML4AD_API_WRONG_KEYS_PER_MINUTE", "1000000")
         log_p = np.array([[-1, -1, -1, -1, np.nan], [-1, -40, -30, -1, -1]], dtype=float)
-        url = archive.engine.url.render_as_string(hide_password=False)
+        url = shared_archive.engine.url.render_as_string(hide_password=False)
         judged(url, log_p, mes=[LINE, OTHER]).close()
         keys = {
-            scope: {"X-CLIENT-SECRET": api.create(archive.engine, scope, scope=scope)}
+            scope: {"X-CLIENT-SECRET": api.create(shared_archive.engine, scope, scope=scope)}
             for scope in ("read", "admin")
         }
-        found = schemathesis.openapi.from_asgi("/api/openapi.json", application(archive.engine))
+        found = schemathesis.openapi.from_asgi(
+            "/api/openapi.json", application(shared_archive.engine)
+        )
         yield found, keys
 
 

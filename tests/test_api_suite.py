@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scored_samples import histograms, put
-from served import Service, served
+from served import Service
 
 from ml4ad import HistogramStack, conditions, workspaces
 from ml4ad.conditions import record
@@ -26,36 +26,35 @@ LINE, MAP = "Pixel/PXBarrel/charge", "Pixel/PXBarrel/map"
 
 
 @pytest.fixture(scope="module")
-def service(server_url, template, tmp_path_factory):
+def service(shared_archive, tmp_path_factory):
     """Two hundred runs, as many as the suite wants to see; OMS knows the first."""
-    with served(server_url, template) as archive:
-        folder = tmp_path_factory.mktemp("files")
-        line = histograms(LINE, FIRST_RUN, n_ls=1)
-        one = histograms(MAP, FIRST_RUN, n_ls=1)
-        maps = [
-            HistogramStack.from_arrays(
-                one.values(),
-                one.axes,
-                ls_numbers=one.ls_numbers,
-                run_number=FIRST_RUN + n,
-                me=MAP,
-                dataset=one.dataset,
-            )
-            for n in range(N_RUNS)
-        ]
-        put(archive, folder, line, *maps)
-        ls_numbers = np.arange(1, N_LS + 1)
-        lumis = pd.DataFrame({"run_number": FIRST_RUN, "ls_number": ls_numbers, "pileup": 60.0})
-        runs = pd.DataFrame({"run_number": [FIRST_RUN], "last_lumisection_number": [N_LS]})
-        told = conditions.Conditions(
-            "test",
-            runs=record.runs(record.with_keys(runs), "test"),
-            lumisections=record.lumisections(record.with_keys(lumis), "test"),
+    folder = tmp_path_factory.mktemp("files")
+    line = histograms(LINE, FIRST_RUN, n_ls=1)
+    one = histograms(MAP, FIRST_RUN, n_ls=1)
+    maps = [
+        HistogramStack.from_arrays(
+            one.values(),
+            one.axes,
+            ls_numbers=one.ls_numbers,
+            run_number=FIRST_RUN + n,
+            me=MAP,
+            dataset=one.dataset,
         )
-        conditions.storage.store(archive.engine, told)
-        workspaces.put(archive.engine, Workspace("global", ("*",), ("*",)))
-        with Service(archive) as running:
-            yield running
+        for n in range(N_RUNS)
+    ]
+    put(shared_archive, folder, line, *maps)
+    ls_numbers = np.arange(1, N_LS + 1)
+    lumis = pd.DataFrame({"run_number": FIRST_RUN, "ls_number": ls_numbers, "pileup": 60.0})
+    runs = pd.DataFrame({"run_number": [FIRST_RUN], "last_lumisection_number": [N_LS]})
+    told = conditions.Conditions(
+        "test",
+        runs=record.runs(record.with_keys(runs), "test"),
+        lumisections=record.lumisections(record.with_keys(lumis), "test"),
+    )
+    conditions.storage.store(shared_archive.engine, told)
+    workspaces.put(shared_archive.engine, Workspace("global", ("*",), ("*",)))
+    with Service(shared_archive) as running:
+        yield running
 
 
 @pytest.mark.parametrize("by", ["secret", "client credentials"])

@@ -1,7 +1,6 @@
 """The pages without a browser: set a control's value, read what is shown."""
 
 import base64
-import uuid
 
 import numpy as np
 import pandas as pd
@@ -17,22 +16,10 @@ RUNS = (11, 12)
 
 
 @pytest.fixture(scope="module")
-def module_archive(server_url, template, tmp_path_factory):
+def module_archive(shared_archive, tmp_path_factory):
     """Two good runs, made once: what is only read may be shared."""
-    admin = sa.create_engine(
-        sa.make_url(server_url).set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT"
-    )
-    name = f"ml4ad_pages_{uuid.uuid4().hex[:8]}"
-    with admin.connect() as connection:
-        connection.exec_driver_sql(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
-    url = sa.make_url(server_url).set(database=name).render_as_string(hide_password=False)
-    opened = ml4ad.connect(url)
-    samples.good_runs(opened, tmp_path_factory.mktemp("files"), runs=RUNS, n_ls=12)
-    yield opened
-    opened.close()
-    with admin.connect() as connection:
-        connection.exec_driver_sql(f'DROP DATABASE "{name}" WITH (FORCE)')
-    admin.dispose()
+    samples.good_runs(shared_archive, tmp_path_factory.mktemp("files"), runs=RUNS, n_ls=12)
+    return shared_archive
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 import urllib.request
-import uuid
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -16,7 +15,6 @@ import pytest
 import scored_samples as samples
 import sqlalchemy as sa
 
-import ml4ad
 from ml4ad import verdict
 from ml4ad.detect import registry
 from ml4ad.detect.score import score
@@ -36,31 +34,23 @@ def admin(server_url):
 
 
 @pytest.fixture(scope="module")
-def archive(admin, server_url, template, tmp_path_factory):
+def archive(shared_archive, tmp_path_factory):
     """Two good runs that a model learned, and a third with dead bins from lumisection 20 to 25."""
-    name = f"ml4ad_browser_{uuid.uuid4().hex[:8]}"
-    with admin.connect() as connection:
-        connection.exec_driver_sql(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
-    url = sa.make_url(server_url).set(database=name).render_as_string(hide_password=False)
-    opened = ml4ad.connect(url)
     folder = tmp_path_factory.mktemp("files")
-    samples.good_runs(opened, folder, runs=(1, 2))
+    samples.good_runs(shared_archive, folder, runs=(1, 2))
     strange = samples.with_hole(samples.histograms(samples.LINE, 3), 20, 25)
-    samples.put(opened, folder, strange, samples.histograms(samples.MAP, 3), name="strange")
+    samples.put(shared_archive, folder, strange, samples.histograms(samples.MAP, 3), name="strange")
     trained = train(
-        opened,
+        shared_archive,
         [samples.LINE, samples.MAP],
         samples.DATASET,
         name="quick",
         run_number=[1, 2],
         detector=samples.quick(),
     )
-    registry.activate(opened, trained)
-    score(opened, run_number=3)
-    yield opened
-    opened.close()
-    with admin.connect() as connection:
-        connection.exec_driver_sql(f'DROP DATABASE "{name}" WITH (FORCE)')
+    registry.activate(shared_archive, trained)
+    score(shared_archive, run_number=3)
+    return shared_archive
 
 
 @pytest.fixture(scope="module")

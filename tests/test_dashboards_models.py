@@ -1,7 +1,6 @@
 """The page of models, and what it tells of them, without a browser."""
 
 import re
-import uuid
 
 import numpy as np
 import pytest
@@ -21,32 +20,20 @@ TRIED = 4
 
 
 @pytest.fixture(scope="module")
-def module_archive(server_url, template, tmp_path_factory):
+def module_archive(shared_archive, tmp_path_factory):
     """Three good runs, a model of two of them at work, and a candidate; both have scored run 3."""
-    admin = sa.create_engine(
-        sa.make_url(server_url).set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT"
-    )
-    name = f"ml4ad_models_{uuid.uuid4().hex[:8]}"
-    with admin.connect() as connection:
-        connection.exec_driver_sql(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
-    url = sa.make_url(server_url).set(database=name).render_as_string(hide_password=False)
-    opened = ml4ad.connect(url)
-    samples.good_runs(opened, tmp_path_factory.mktemp("files"), runs=(1, 2, 3))
+    samples.good_runs(shared_archive, tmp_path_factory.mktemp("files"), runs=(1, 2, 3))
     common = {"run_number": [1, 2], "detector": samples.quick()}
     first = detect.train(
-        opened, [samples.LINE, samples.MAP], samples.DATASET, name="quick", **common
+        shared_archive, [samples.LINE, samples.MAP], samples.DATASET, name="quick", **common
     )
-    registry.activate(opened, first)
+    registry.activate(shared_archive, first)
     second = detect.train(
-        opened, samples.LINE, samples.DATASET, name="quick", false_alarms=50, **common
+        shared_archive, samples.LINE, samples.DATASET, name="quick", false_alarms=50, **common
     )
-    detect.score(opened, [first, second])
-    detect.prove(opened, first, samples.LINE, n_trials=TRIED)
-    yield opened
-    opened.close()
-    with admin.connect() as connection:
-        connection.exec_driver_sql(f'DROP DATABASE "{name}" WITH (FORCE)')
-    admin.dispose()
+    detect.score(shared_archive, [first, second])
+    detect.prove(shared_archive, first, samples.LINE, n_trials=TRIED)
+    return shared_archive
 
 
 @pytest.fixture
