@@ -176,6 +176,7 @@ class Server(Voila):  # type: ignore[misc]  # Voila has no types
     say: Callable[[str], None] | None = None
     template_paths: Any
     port: Any
+    ioloop: Any
 
     def setup_template_dirs(self) -> None:
         """Our template before Voila's."""
@@ -210,7 +211,6 @@ class Server(Voila):  # type: ignore[misc]  # Voila has no types
             self.say(f"http://{host}:{self.port}{self.base_url}{query}")
         if self.open_browser:
             self.launch_browser()
-        self.ioloop = IOLoop.current()
         try:
             self.ioloop.start()
         except KeyboardInterrupt:
@@ -335,6 +335,8 @@ def server(
     config.Voila.token = token
     config.Voila.auto_token = token is None
     app = Server(config=config, config_file_paths=[], port_retries=0)
+    # Voila's answer to SIGTERM stops it, also before it has begun.
+    app.ioloop = IOLoop.current()
     app.root_dir = str(notebooks())
     app.port, app.ip, app.open_browser = port, ip, open_browser
     app.base_url = base_url if base_url.endswith("/") else f"{base_url}/"
