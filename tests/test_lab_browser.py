@@ -63,6 +63,7 @@ AT_REST = """() => {
   const idle = panel.sessionContext.session?.kernel?.status === 'idle';
   return idle && (failed || cells.every(model => model.executionCount !== null));
 }"""
+IDLE = "() => jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
 SAVED = "() => !jupyterapp.shell.currentWidget.context.model.dirty"
 
 
@@ -193,6 +194,7 @@ def test_the_launcher_offers_the_kernel_with_its_logo(page, lab):
     page.wait_for_function("img => img.complete && img.naturalWidth > 0", arg=logo.element_handle())
     assert "/kernelspecs/ml4ad/" in logo.get_attribute("src")
     card.click()
-    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status='idle']")
+    # The notebook's own sign is shown before there is a kernel.
+    page.wait_for_function(IDLE)
     (kernel,) = lab.asked("GET", "api/kernels").json()
     assert kernel["name"] == "ml4ad"
